@@ -1,0 +1,189 @@
+"""Where arrays live and what they hold: array modules, devices, dtypes and random numbers.
+
+The array decides. NumPy arrays are on "cpu", CuPy arrays on "cuda", and a `MetaArray` on "meta", which
+has shapes and dtypes and no numbers. CuPy is imported when somebody first asks for "cuda", never before.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from types import ModuleType
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tinylora.meta import MetaArray
+
+Array = Any  # numpy.ndarray, cupy.ndarray or MetaArray
+
+float16, float32, float64 = (np.dtype(f"float{bits}") for bits in (16, 32, 64))
+int8, int16, int32, int64 = (np.dtype(f"int{bits}") for bits in (8, 16, 32, 64))
+uint8, bool_ = np.dtype("uint8"), np.dtype("bool")
+
+SUPPORTED = frozenset({float16, float32, float64, int8, int16, int32, int64, uint8, bool_})
+
+
+# ------------------------------------------------------------------------------------------- devices
+class device:
+    """A device by name: "cpu", "cuda" or "meta". As a context manager it is the default inside the block.
+
+    >>> from tinylora import device, zeros
+    >>> with device("meta"):
+    ...     zeros(1000, 1000).device
+    device(type='meta')
+    """
+
+    default: ClassVar[device | None] = None
+    __slots__ = ("outer", "type")
+
+    def __init__(self, name: str | device) -> None:
+        self.type = str(name).removesuffix(":0")
+        if self.type not in ("cpu", "cuda", "meta"):
+            raise RuntimeError(f"unknown device {str(name)!r}: expected 'cpu', 'cuda' or 'meta'")
+        self.outer: list[device | None] = []
+
+    def __enter__(self) -> device:
+        self.outer.append(device.default)
+        device.default = self
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        device.default = self.outer.pop()
+
+    def __str__(self) -> str:
+        return self.type
+
+    def __repr__(self) -> str:
+        return f"device(type='{self.type}')"
+
+    def __eq__(self, other: object) -> bool:
+        return str(other).removesuffix(":0") == self.type
+
+    def __hash__(self) -> int:
+        return hash(self.type)
+
+
+def set_default_device(name: str | device) -> None:
+    """Make `name` the device of new tensors, for the rest of the program."""
+    device.default = device(name)
+    if name == "cuda":
+        cupy()
+
+
+def default_device() -> device:
+    """The device of new tensors: `set_default_device`, else the variable TINYLORA_DEVICE, else "cpu"."""
+    if device.default is None:
+        device.default = device(os.environ.get("TINYLORA_DEVICE", "cpu"))
+    return device.default
+
+
+def cupy() -> ModuleType:
+    """CuPy, imported on first use; one clear line where it, its driver or a card is missing."""
+    try:
+        import cupy as module
+
+        module.cuda.runtime.getDeviceCount()
+    except ImportError as error:
+        raise RuntimeError("device 'cuda' needs CuPy: pip install 'tinylora[cuda13]' (or cuda12)") from error
+    except module.cuda.runtime.CUDARuntimeError as error:
+        raise RuntimeError(f"device 'cuda' cannot be used: {error}; run on the CPU with device 'cpu'") from error
+    return module
+
+
+def device_of(array: Array) -> device:
+    """The device that holds `array`."""
+    if isinstance(array, MetaArray):
+        return device("meta")
+    return device("cpu" if isinstance(array, np.ndarray | np.generic) else "cuda")
+
+
+def array_module(*arrays: Array) -> ModuleType:
+    """The module, NumPy or CuPy, that computes on `arrays`; Python numbers and None have no say.
+
+    Raises RuntimeError, naming both devices, if they do not live on one.
+    """
+    found: ModuleType | None = None
+    for array in arrays:
+        if isinstance(array, np.ndarray | np.generic):
+            module: ModuleType = np
+        elif hasattr(array, "__cuda_array_interface__"):
+            module = sys.modules["cupy"]
+        else:
+            continue
+        if found is not None and module is not found:
+            raise RuntimeError("expected all tensors on one device, but found cpu and cuda: move one with .to(...)")
+        found = module
+    return found or np
+
+
+def to_device(array: Array, where: str | device) -> Array:
+    """`array` on device `where`: the same array if it is there already, else a copy."""
+    here, there = device_of(array), device(where)
+    if here == there:
+        return array
+    if here == "meta":
+        raise RuntimeError(f"a meta tensor of shape {array.shape} holds no numbers: it cannot go to {there}")
+    if there == "meta":
+        return MetaArray(array.shape, array.dtype)
+    return cupy().asarray(array) if there == "cuda" else cupy().asnumpy(array)
+
+
+def full(shape: tuple[int, ...], value: float, dtype: np.dtype, where: str | device | None = None) -> Array:
+    """A new array filled with `value`. On "meta" it takes no memory."""
+    there = device(where) if where is not None else default_device()
+    if there == "meta":
+        return MetaArray(shape, dtype)
+    return (cupy() if there == "cuda" else np).full(shape, value, dtype=dtype)
+
+
+# -------------------------------------------------------------------------------------- random numbers
+class _Random:
+    """The state behind `manual_seed`: a generator for weights and a counter for dropout keys."""
+
+    def __init__(self, seed: int | None) -> None:
+        self.weights = np.random.Generator(np.random.SFC64(seed))
+        self.dropout = np.random.Generator(np.random.SFC64(seed))
+
+
+_random = _Random(None)
+
+
+def manual_seed(seed: int) -> None:
+    """Fix every random number that follows. Weights are drawn on the CPU: one seed, one model, any device."""
+    global _random
+    _random = _Random(int(seed) % 2**64)
+
+
+def random(kind: str, shape: tuple[int, ...], dtype: np.dtype, where: str | device | None = None) -> Array:
+    """Random numbers of `kind` "normal" (mean 0, variance 1) or "uniform" (in [0, 1))."""
+    there = device(where) if where is not None else default_device()
+    if there == "meta":
+        return MetaArray(shape, dtype)
+    draw: Any = _random.weights.standard_normal if kind == "normal" else _random.weights.random
+    wide = draw(shape, dtype=dtype) if dtype in (float32, float64) else draw(shape, dtype=float32).astype(dtype)
+    return to_device(wide, there)
+
+
+def random_integers(low: int, high: int, shape: tuple[int, ...], where: str | device | None = None) -> Array:
+    """Integers drawn evenly from [low, high)."""
+    there = device(where) if where is not None else default_device()
+    return to_device(_random.weights.integers(low, high, shape), there)
+
+
+def next_key() -> int:
+    """A fresh 64-bit key for one dropout mask, from the seed."""
+    return int(_random.dropout.integers(2**63))
+
+
+def random_bits(xp: ModuleType, shape: tuple[int, ...], key: int) -> Array:
+    """64 random bits per element, a pure function of `key` and position, equal on every device.
+
+    SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014):
+    z = mix(key + i · golden) for element i.
+    """
+    z = xp.arange(1, math.prod(shape) + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (z ^ (z >> np.uint64(31))).reshape(shape)

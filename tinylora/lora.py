@@ -1,0 +1,147 @@
+"""LoRA: train a change of rank r instead of the weight. (Reading path 6 of 6: the end.)
+
+A fine-tuned weight is W + ΔW. LoRA writes ΔW = s · A B with A (in, r) and B (r, out): for r = 16 and a 768 × 768 layer,
+24,576 numbers move instead of 589,824. W is frozen, so no edge of the graph leads to it and its gradient costs nothing.
+Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
+
+Applying it by name patterns, saving and loading: adapters.py.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from tinylora import functional as F
+from tinylora import nn
+from tinylora.backend import Array, array_module, device
+from tinylora.creation import randn, zeros
+from tinylora.tensor import Tensor, grad_enabled
+
+
+class LoRALayer(nn.Module):
+    """x -> alpha · (x A) B: (.., in_dim) -> (.., out_dim).
+
+    A (in_dim, rank) starts as N(0, 1)/√rank, B (rank, out_dim) as zeros: the change starts at exactly nothing.
+    `scale` is what multiplies A B, alpha in the lecture. Raises ValueError unless rank is an integer above 0.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, rank: int, alpha: float) -> None:
+        super().__init__()
+        if not isinstance(rank, int) or rank <= 0:
+            raise ValueError(f"rank must be an integer of at least 1, not {rank!r}")
+        if rank > min(in_dim, out_dim):
+            warnings.warn(f"rank {rank} is more than a {in_dim} x {out_dim} matrix can use", stacklevel=2)
+        self.A = nn.Parameter(randn(in_dim, rank) * (1 / math.sqrt(rank)))
+        self.B = nn.Parameter(zeros(rank, out_dim))
+        self.alpha = alpha
+        self.scale = float(alpha)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * (x @ self.A @ self.B)
+
+    def delta(self) -> Array:
+        """ΔWᵀ = scale · A B, the array (in_dim, out_dim)."""
+        return self.scale * (self.A.data @ self.B.data)
+
+
+class LinearWithLoRA(nn.Module):
+    """A Linear and its low-rank change, side by side: linear(x) + lora(x).
+
+    `merge()` folds the change into the weight, `unmerge()` puts the original array back, the same bytes.
+    """
+
+    def __init__(self, linear: nn.Linear, rank: int, alpha: float) -> None:
+        super().__init__()
+        if not isinstance(linear, nn.Linear):
+            raise TypeError(f"LoRA goes around a Linear, not around a {type(linear).__name__}")
+        self.linear = linear
+        with device(linear.weight.device):
+            self.lora = LoRALayer(linear.in_features, linear.out_features, rank, alpha)
+        self.unmerged: Array | None = None  # while merged: the original weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.unmerged is None:
+            weight, bias, lora = self.linear.weight, self.linear.bias, self.lora
+            return F.lora_linear(x, weight, bias, lora.A, lora.B, lora.scale)
+        if self.training and grad_enabled() and self.lora.A.requires_grad:
+            raise RuntimeError("this LoRA is merged, and merged it cannot be trained: call unmerge(), or eval()")
+        return self.linear(x)
+
+    def merge(self) -> None:
+        """W becomes W + ΔW, so that the adapter costs nothing at inference. Twice raises, and so does a NaN."""
+        if self.unmerged is not None:
+            raise RuntimeError("this LoRA is merged already: call unmerge() first")
+        merged = self.linear.weight.data + self.lora.delta().T
+        if not array_module(merged).isfinite(merged).all():
+            raise RuntimeError("merging would put NaN or infinity into the weight: the adapter is broken")
+        self.unmerged, self.linear.weight.data = self.linear.weight.data, merged
+
+    def unmerge(self) -> None:
+        """Put the original weight back."""
+        if self.unmerged is None:
+            raise RuntimeError("this LoRA is not merged")
+        self.linear.weight.data, self.unmerged = self.unmerged, None
+
+
+def replace_linear_with_lora(model: nn.Module, rank: int, alpha: float) -> None:
+    """Wrap every Linear below `model` in a LinearWithLoRA, in place. Raises if one is wrapped already."""
+    for name, module in model.named_children():
+        if isinstance(module, LinearWithLoRA):
+            raise RuntimeError(f"{name} has a LoRA already: a layer is wrapped once")
+        if isinstance(module, nn.Linear):
+            setattr(model, name, LinearWithLoRA(module, rank, alpha))
+        else:
+            replace_linear_with_lora(module, rank, alpha)
+
+
+def freeze(model: nn.Module) -> None:
+    """No parameter below `model` is trained any more."""
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+
+
+def lora_modules(model: nn.Module) -> Iterator[tuple[str, LinearWithLoRA]]:
+    """Every LinearWithLoRA below `model`, with its path."""
+    return ((path, m) for path, m in model.named_modules() if isinstance(m, LinearWithLoRA))
+
+
+# --------------------------------------------------------------------------------- the idea of rank r
+class LowRank(NamedTuple):
+    """Factors with A B ≈ W, and the error ‖W - A B‖ they leave (Frobenius norm)."""
+
+    A: Tensor
+    B: Tensor
+    error: float
+
+
+def low_rank(W: Any, r: int) -> LowRank:
+    """The best A (d, r) and B (r, k) for a matrix W (d, k): no other pair leaves a smaller ‖W - A B‖.
+
+    Eckart & Young 1936: keep the r largest singular values, W = U S Vᵀ, A = U√S, B = √S Vᵀ. The error is the root of the
+    sum of the squares of the others.
+
+    >>> import tinylora
+    >>> low_rank(tinylora.tensor([[1.0, 2.0], [2.0, 4.0]]), 1).error < 1e-6
+    True
+    """
+    data = W.data if isinstance(W, Tensor) else W
+    if data.ndim != 2 or not isinstance(r, int) or not 0 < r <= min(data.shape):
+        raise ValueError(f"low_rank needs a matrix and a rank of 1 to its smaller side, got {data.shape} and {r!r}")
+    xp = array_module(data)
+    U, S, Vt = xp.linalg.svd(data, full_matrices=False)
+    root = xp.sqrt(S[:r])
+    return LowRank(Tensor(U[:, :r] * root), Tensor(root[:, None] * Vt[:r]), float(xp.sqrt((S[r:] ** 2).sum())))
+
+
+def spectrum(lora: LoRALayer | LinearWithLoRA) -> Array:
+    """The r singular values of ΔW = s A B, largest first, in r × r work.
+
+    A = Q R and Bᵀ = P T by QR, so A B = Q (R Tᵀ) Pᵀ, and Q, P turn without stretching: R Tᵀ has the singular values of A B.
+    """
+    layer = lora.lora if isinstance(lora, LinearWithLoRA) else lora
+    xp = array_module(layer.A.data)
+    R, T = xp.linalg.qr(layer.A.data, mode="r"), xp.linalg.qr(layer.B.data.T, mode="r")
+    return abs(layer.scale) * xp.linalg.svd(R @ T.T, compute_uv=False)

@@ -1,0 +1,82 @@
+"""What an op is. (Reading path 1 of 6; next: ops/nn.py.)
+
+An **op** is a pure function of arrays. It returns its output and one vector-Jacobian product (vjp) per input:
+
+    @op
+    def square(xp, x):
+        def d_x(g):              # g = dL/dy, same shape as y; returns dL/dx
+            return 2 * x * g
+
+        return x * x, (d_x,)
+
+`xp` is the array module, NumPy or CuPy: one definition runs on both. The definition is the specification. Faster
+versions live in `kernels/`, take and return the same, and are registered on the op:
+
+    @square.tune("numpy")
+    def fast_square(xp, x): ...
+
+A tuned version that does not handle its inputs returns NotImplemented, and the definition is used. Ops know nothing
+of Tensors; `tensor.py` records them. An op may assume that a vjp is called at most once per walk, may return a gradient
+of the broadcast shape (the engine sums it down), and must never write into `g` or an input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tinylora.backend import array_module
+
+Definition = Callable[..., tuple[Any, tuple[Callable[[Any], Any] | None, ...]]]
+
+OPS: dict[str, Op] = {}  # every op by name
+
+
+class Op:
+    """One operation: its definition, and the tuned versions that must agree with it."""
+
+    def __init__(self, definition: Definition) -> None:
+        self.definition = definition
+        self.name = definition.__name__
+        self.__doc__ = definition.__doc__
+        self.tuned: dict[str, list[Definition]] = {"numpy": [], "cupy": []}
+
+    def __call__(self, *inputs: Any, **options: Any) -> tuple[Any, tuple[Callable[[Any], Any] | None, ...]]:
+        """Output array and vjps, by the first tuned version that accepts, else by the definition."""
+        xp = array_module(*inputs)
+        for version in self.tuned[xp.__name__]:
+            result = version(xp, *inputs, **options)
+            if result is not NotImplemented:
+                return result
+        return self.definition(xp, *inputs, **options)
+
+    def tune(self, *backends: str) -> Callable[[Definition], Definition]:
+        """Register a tuned version for "numpy", "cupy" or both. The latest registered is asked first."""
+
+        def register(version: Definition) -> Definition:
+            for backend in backends:
+                self.tuned[backend].insert(0, version)
+            return version
+
+        return register
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}>"
+
+
+def op(definition: Definition) -> Op:
+    """Make an op of `definition(xp, *arrays, **options) -> (output, vjps)`, known by the function's name."""
+    OPS[definition.__name__] = Op(definition)
+    return OPS[definition.__name__]
+
+
+def once(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`function` with a memory of its last call: for vjps of one op that share work on the same `g`."""
+    last: list[Any] = [None, None]
+
+    def remembered(g: Any) -> Any:
+        if last[0] is not g:
+            last[:] = g, function(g)
+        return last[1]
+
+    return remembered

@@ -1,0 +1,10 @@
+"""Every op, by name: `ops.gelu(x)` takes arrays and returns the output and its vjps."""
+
+from tinylora.op import OPS as OPS
+from tinylora.ops.elementwise import abs, add, cast, clamp, cos, div, erf, exp, log, maximum, minimum, move, mul, neg
+from tinylora.ops.elementwise import pow, relu, rsqrt, sigmoid, silu, sin, sqrt, sub, tanh, where
+from tinylora.ops.linalg import einsum, matmul
+from tinylora.ops.nn import attention, cross_entropy, dropout, embedding, gelu, layer_norm, linear, log_softmax
+from tinylora.ops.nn import lora_linear, softmax
+from tinylora.ops.reduce import amax, amin, cumsum, mean, prod, std, sum, var
+from tinylora.ops.shape import cat, expand, gather, getitem, permute, reshape, scatter_add, setitem, tril, triu

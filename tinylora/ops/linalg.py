@@ -1,0 +1,56 @@
+"""Products of matrices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinylora.op import op
+
+
+@op
+def matmul(xp, a, b):
+    """y = a b over the last two axes, the others broadcast;  dL/da = g bᵀ, dL/db = aᵀ g.
+
+    A vector is a row on the left, a column on the right, and its axis is dropped from y.
+    """
+    rows = a[None, :] if a.ndim == 1 else a  # (.., n, k)
+    cols = b[:, None] if b.ndim == 1 else b  # (.., k, m)
+
+    def full(g: Any) -> Any:
+        g = xp.expand_dims(g, -1) if b.ndim == 1 else g
+        return xp.expand_dims(g, -2) if a.ndim == 1 else g  # (.., n, m)
+
+    def d_a(g):
+        d = full(g) @ cols.swapaxes(-1, -2)
+        return d[..., 0, :] if a.ndim == 1 else d
+
+    def d_b(g):
+        d = rows.swapaxes(-1, -2) @ full(g)
+        return d[..., 0] if b.ndim == 1 else d
+
+    return xp.matmul(a, b), (d_a, d_b)
+
+
+@op
+def einsum(xp, *operands, inputs, output):
+    """y = Σ Π operands, by index letters;  dL/dxᵢ = einsum of g with the other operands.
+
+    `inputs` are the letters of each operand, `output` those of y; no letter stands twice in one operand.
+    """
+    sizes = {c: n for letters, x in zip(inputs, operands, strict=True) for c, n in zip(letters, x.shape, strict=True)}
+
+    def vjp(i: int) -> Any:
+        mine = inputs[i]
+        others = [j for j in range(len(operands)) if j != i]
+        known = set(output).union(*(inputs[j] for j in others))
+        found = "".join(c for c in mine if c in known)  # a letter known to nobody else was summed: broadcast it
+
+        def d_operand(g):
+            letters = ",".join([output, *(inputs[j] for j in others)])
+            d = xp.einsum(f"{letters}->{found}", g, *(operands[j] for j in others))
+            missing = tuple(k for k, c in enumerate(mine) if c not in known)
+            return xp.broadcast_to(xp.expand_dims(d, missing), [sizes[c] for c in mine])
+
+        return d_operand
+
+    return xp.einsum(f"{','.join(inputs)}->{output}", *operands), tuple(map(vjp, range(len(operands))))

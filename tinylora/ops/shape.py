@@ -1,0 +1,123 @@
+"""Ops that move numbers about and change none: views, indexing, joining."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinylora.op import op
+
+
+@op
+def reshape(xp, x, shape):
+    """Same numbers, new shape;  the gradient takes the old one."""
+    own = x.shape
+    return x.reshape(shape), (lambda g: g.reshape(own),)
+
+
+@op
+def permute(xp, x, axes):
+    """Axis i of the output is axis axes[i] of x;  the gradient is permuted back."""
+    back = sorted(range(len(axes)), key=axes.__getitem__)
+    return x.transpose(axes), (lambda g: g.transpose(back),)
+
+
+@op
+def expand(xp, x, shape):
+    """Repeat x along its axes of size 1, by broadcasting;  the gradient is the sum over the copies."""
+    return xp.broadcast_to(x, shape), (lambda g: g,)
+
+
+@op
+def tril(xp, x, diagonal=0):
+    """The lower triangle of the last two axes, zeros above;  the gradient likewise."""
+    return xp.tril(x, diagonal), (lambda g: xp.tril(g, diagonal),)
+
+
+@op
+def triu(xp, x, diagonal=0):
+    """The upper triangle of the last two axes, zeros below;  the gradient likewise."""
+    return xp.triu(x, diagonal), (lambda g: xp.triu(g, diagonal),)
+
+
+# ------------------------------------------------------------------------------------------ indexing
+@op
+def getitem(xp, x, index):
+    """y = x[index];  each gradient is added where its element came from, as often as it was taken."""
+    shape, dtype = x.shape, x.dtype
+
+    def d_x(g):
+        total = xp.zeros(shape, dtype)
+        if any(hasattr(i, "dtype") for i in index):
+            xp.add.at(total, index, g)  # an element taken twice gets both gradients
+        else:
+            total[index] = g
+        return total
+
+    return x[index], (d_x,)
+
+
+@op
+def setitem(xp, x, value, index):
+    """y = x, but y[index] = value;  x gets no gradient where it was replaced."""
+    y = x.copy()
+    y[index] = value
+
+    def d_x(g):
+        rest = g.copy()
+        rest[index] = 0
+        return rest
+
+    return y, (d_x, lambda g: g[index])
+
+
+@op
+def gather(xp, x, index, axis):
+    """y[.., i, ..] = x[.., index[.., i, ..], ..];  the gradient is scattered back and added."""
+    shape, dtype = x.shape, x.dtype
+    places = _places(xp, index, axis)
+
+    def d_x(g):
+        total = xp.zeros(shape, dtype)
+        xp.add.at(total, places, g)
+        return total
+
+    return x[places], (d_x, None)
+
+
+@op
+def scatter_add(xp, x, index, source, axis):
+    """y = x, and y[.., index[.., i, ..], ..] += source[.., i, ..];  the gradient of source is gathered."""
+    y = x.copy()
+    places = _places(xp, index, axis)
+    shape, dtype, used = source.shape, source.dtype, tuple(slice(n) for n in index.shape)
+    xp.add.at(y, places, source[used])
+
+    def d_source(g):
+        total = xp.zeros(shape, dtype)
+        total[used] = g[places]
+        return total
+
+    return y, (lambda g: g, None, d_source)
+
+
+def _places(xp: Any, index: Any, axis: int) -> tuple[Any, ...]:
+    """Index arrays that select element (.., index, ..) for every position of `index`."""
+    grid = [xp.arange(n).reshape([-1 if i == a else 1 for i in range(index.ndim)]) for a, n in enumerate(index.shape)]
+    grid[axis] = index
+    return tuple(grid)
+
+
+# ------------------------------------------------------------------------------------------- joining
+@op
+def cat(xp, *parts, axis):
+    """Join along an axis;  each part gets its own slice of the gradient."""
+    vjps, start = [], 0
+    for part in parts:
+        stop = start + part.shape[axis]
+        vjps.append(_slice_of(axis % part.ndim, start, stop))
+        start = stop
+    return xp.concatenate(parts, axis=axis), tuple(vjps)
+
+
+def _slice_of(axis: int, start: int, stop: int) -> Any:
+    return lambda g: g[(slice(None),) * axis + (slice(start, stop),)]

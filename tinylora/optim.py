@@ -1,0 +1,139 @@
+"""Optimizers with PyTorch's arguments and arithmetic: SGD, Adam, AdamW."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tinylora.backend import Array, array_module, to_device
+from tinylora.tensor import Tensor
+
+
+class Optimizer:
+    """Parameters in groups, each with its options, and per parameter whatever `update` remembers.
+
+    `parameters` is an iterable of Tensors, or of dicts {"params": [..], "lr": ..} whose options override the defaults.
+    """
+
+    def __init__(self, parameters: Iterable[Any], **defaults: Any) -> None:
+        given = list(parameters)
+        if not given:
+            raise ValueError("the optimizer got no parameters")
+        groups = given if isinstance(given[0], dict) else [{"params": given}]
+        self.param_groups: list[dict[str, Any]] = [{**defaults, **g, "params": list(g["params"])} for g in groups]
+        self.state: dict[int, dict[str, Any]] = {}
+        for group in self.param_groups:
+            for name in ("lr", "weight_decay", "eps"):
+                if not 0 <= group.get(name, 0) < float("inf"):
+                    raise ValueError(f"{name} must be a finite number of at least 0, not {group[name]}")
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+    def step(self) -> None:
+        """Move every parameter that has a gradient."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.data = self.update(p.data, p.grad.data, self.state.setdefault(id(p), {}), group)
+
+    def update(self, w: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> Array:
+        """The new value of a weight w with gradient g. `state` belongs to this weight alone."""
+        raise NotImplementedError
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs to go on as if nothing had happened: plain numbers and CPU arrays."""
+        host = [
+            {k: v if isinstance(v, int | float) else to_device(v, "cpu") for k, v in self.state.get(id(p), {}).items()}
+            for p in self._parameters()
+        ]
+        options = [{k: v for k, v in group.items() if k != "params"} for group in self.param_groups]
+        return {"state": host, "param_groups": options}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Take over a saved state; the parameters must be those of the optimizer that saved it, in the same order."""
+        parameters = self._parameters()
+        if len(saved["state"]) != len(parameters) or len(saved["param_groups"]) != len(self.param_groups):
+            raise ValueError(f"the saved optimizer had {len(saved['state'])} parameters, this one has {len(parameters)}")
+        for p, old in zip(parameters, saved["state"], strict=True):
+            here = {k: v if isinstance(v, int | float) else to_device(v.copy(), p.device) for k, v in old.items()}
+            self.state[id(p)] = here
+        for group, options in zip(self.param_groups, saved["param_groups"], strict=True):
+            group.update(options)
+
+
+class SGD(Optimizer):
+    """w ← w - lr · v,  v ← μ v + g.  With nesterov, w ← w - lr · (g + μ v)."""
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+    ) -> None:
+        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
+
+    def update(self, w: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> Array:
+        g = g + group["weight_decay"] * w if group["weight_decay"] else g
+        if group["momentum"]:
+            state["v"] = v = group["momentum"] * state["v"] + g if "v" in state else g
+            g = g + group["momentum"] * v if group["nesterov"] else v
+        return w - group["lr"] * g
+
+
+class Adam(Optimizer):
+    """w ← w - lr · m̂ / (√v̂ + ε), m and v the running means of g and g², hats their corrections for the start.
+
+    Kingma & Ba 2015, "Adam", algorithm 1. Weight decay is added to the gradient.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+
+    def update(self, w: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> Array:
+        g = g + group["weight_decay"] * w if group["weight_decay"] else g
+        return w - self.adam_step(g, state, group)
+
+    def adam_step(self, g: Array, state: dict[str, Any], group: dict[str, Any]) -> Array:
+        """lr · m̂ / (√v̂ + ε)"""
+        b1, b2 = group["betas"]
+        t = state["step"] = state.get("step", 0) + 1
+        state["m"] = m = b1 * state["m"] + (1 - b1) * g if "m" in state else (1 - b1) * g
+        state["v"] = v = b2 * state["v"] + (1 - b2) * g * g if "v" in state else (1 - b2) * g * g
+        root = array_module(v).sqrt(v * (1 / (1 - b2**t)))
+        return group["lr"] / (1 - b1**t) * m / (root + group["eps"])
+
+
+class AdamW(Adam):
+    """Adam with the weight decay apart from the gradient: w ← w (1 - lr · λ) first.
+
+    Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay)
+
+    def update(self, w: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> Array:
+        return w * (1 - group["lr"] * group["weight_decay"]) - self.adam_step(g, state, group)

@@ -1,0 +1,109 @@
+"""PyTorch's rules for mixing dtypes, and for what may stand beside a Tensor.
+
+Numbers come in three kinds: bool < integer < floating point. Tensors with dimensions decide; a 0-d tensor, and after it
+a Python number, has a say only if it is of a higher kind. So float32 stays float32 next to any scalar.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinylora import ops
+from tinylora.backend import SUPPORTED, default_device, float32, int64, to_device
+from tinylora.tensor import Tensor, record
+
+KINDS = {"b": 0, "u": 1, "i": 1, "f": 2}
+SCALARS = {bool: np.dtype("bool"), int: int64, float: float32}  # what a Python number is when it decides
+
+
+def tensor(data: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """A new tensor from numbers, nested sequences or an array (copied). Python floats become float32, integers int64.
+
+    Raises ValueError for ragged sequences, TypeError for what is not a number.
+
+    >>> import tinylora
+    >>> tinylora.tensor([[1, 2], [3, 4]]).shape
+    (2, 2)
+    """
+    array = data.data if isinstance(data, Tensor) else data
+    if not hasattr(array, "__cuda_array_interface__") and not isinstance(array, np.ndarray):
+        try:
+            array = np.array(_plain(data))
+        except ValueError as error:
+            raise ValueError(f"ragged data: every row needs the same length ({error})") from None
+        if array.dtype == np.float64 and not isinstance(data, np.generic):
+            array = array.astype(float32)
+    if array.dtype not in SUPPORTED:
+        raise TypeError(f"tensor data must be numbers or booleans, and this holds {array.dtype}: {str(data)[:60]}")
+    where = device if device is not None else default_device() if array is not getattr(data, "data", data) else None
+    array = to_device(array, where) if where is not None else array
+    return Tensor(array.astype(dtype or array.dtype), requires_grad)
+
+
+def _plain(data: Any) -> Any:
+    """Nested sequences with any Tensors inside turned into arrays."""
+    if isinstance(data, Tensor):
+        return to_device(data.data, "cpu")
+    return [_plain(x) for x in data] if isinstance(data, list | tuple) else data
+
+
+def operand(x: Any) -> Any:
+    """x as an op takes it: a Tensor or a Python number. NumPy scalars become Python numbers, arrays Tensors."""
+    if isinstance(x, Tensor | bool | int | float):
+        return x
+    if isinstance(x, np.generic):
+        return x.item()
+    if isinstance(x, np.ndarray) or hasattr(x, "__cuda_array_interface__"):
+        return tensor(x)
+    raise TypeError(f"expected a tensor or a number, got {type(x).__name__}: {str(x)[:60]}")
+
+
+def result_type(*operands: Any) -> np.dtype:
+    """The dtype of an element-wise result, by PyTorch's rules.
+
+    >>> import tinylora
+    >>> tinylora.result_type(tinylora.ones(3), 2.5, tinylora.tensor(1.0, dtype=tinylora.float64)).name
+    'float32'
+    """
+    tensors = [x for x in operands if isinstance(x, Tensor)]
+    result: np.dtype | None = None
+    ranks = (
+        [x.dtype for x in tensors if x.data.ndim],
+        [x.dtype for x in tensors if not x.data.ndim],
+        [SCALARS[type(x)] for x in operands if not isinstance(x, Tensor)],
+    )
+    for dtypes in ranks:
+        higher = [d for d in dtypes if result is None or KINDS[d.kind] > KINDS[result.kind]]
+        for dtype in higher:
+            result = dtype if result is None else _join(result, dtype)
+    assert result is not None
+    return result
+
+
+def _join(a: np.dtype, b: np.dtype) -> np.dtype:
+    if KINDS[a.kind] != KINDS[b.kind]:
+        return a if KINDS[a.kind] > KINDS[b.kind] else b
+    return np.promote_types(a, b)
+
+
+def promote(*operands: Any, floating: bool = False) -> list[Any]:
+    """The operands with one dtype: Tensors cast where they differ, Python numbers left as they are.
+
+    `floating` makes integers float32, for functions such as exp that have no integer form.
+    """
+    found = [operand(x) for x in operands]
+    dtype = result_type(*found)
+    if floating and dtype.kind != "f":
+        dtype = float32
+    devices = {str(x.device) for x in found if isinstance(x, Tensor)}
+    return [_fit(x, dtype, len(devices) > 1) for x in found]
+
+
+def _fit(x: Any, dtype: np.dtype, mixed: bool) -> Any:
+    if not isinstance(x, Tensor):
+        return {"f": float, "b": bool}.get(dtype.kind, int)(x)
+    if mixed and x.data.ndim == 0 and x.node is None and x.device == "cpu":
+        return x.data.item()  # a 0-d CPU tensor is a number, and may stand next to any device
+    return x if x.dtype == dtype else record(ops.cast, x, dtype=dtype)

@@ -1,0 +1,231 @@
+"""The Tensor, the graph it records, and the walk back. (Reading path 3 of 6; next: nn/module.py.)
+
+A Tensor holds an array. If a gradient flows through it, it also holds a **Node**, and a node holds **edges**: for each
+input that needs a gradient, the input's node and the vjp that leads there. Nothing else is recorded. A frozen weight has
+no node, so no edge leads to it, its vjp is dropped at once, and whatever array only that vjp needed is freed.
+
+Edges point to nodes and never to Tensors, so an activation lives exactly as long as somebody still needs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinylora.backend import Array, device, device_of, full
+from tinylora.op import Op
+
+Vjp = Callable[[Array], Array]
+
+
+class Node:
+    """A place in the graph where a gradient arrives: of an op's output (edges), or of a leaf (the Tensor)."""
+
+    __slots__ = ("__weakref__", "edges", "leaf", "shape")
+
+    def __init__(self, shape: tuple[int, ...], edges: tuple[tuple[Node, Vjp], ...], leaf: Tensor | None = None) -> None:
+        self.shape = shape
+        self.edges: tuple[tuple[Node, Vjp], ...] | None = edges  # None: already walked, arrays freed
+        self.leaf = weakref.ref(leaf) if leaf is not None else None  # collects .grad; weak, or the two form a cycle
+
+
+class Tensor:
+    """An array that remembers how it was computed. Made by `tinylora.tensor(data)`, never by hand.
+
+    `data` is the NumPy or CuPy array, `node` its place in the graph or None, `grad` a Tensor once `backward()` ran.
+
+    >>> import tinylora
+    >>> x = tinylora.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    >>> (x * x).sum().backward()
+    >>> x.grad
+    tensor([2., 4., 6.])
+    """
+
+    __slots__ = ("__weakref__", "data", "grad", "node")
+    __array_ufunc__ = None  # numpy_scalar * tensor asks the tensor
+
+    def __init__(self, data: Array, requires_grad: bool = False, node: Node | None = None) -> None:
+        self.data = np.asarray(data) if isinstance(data, np.generic) else data
+        self.grad: Tensor | None = None
+        self.node = node
+        if requires_grad:
+            self.requires_grad = True
+
+    @property
+    def requires_grad(self) -> bool:
+        return self.node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, wanted: bool) -> None:
+        if not self.is_leaf:
+            raise RuntimeError("requires_grad can be changed on leaf tensors only; use .detach() to cut the graph here")
+        if wanted and self.data.dtype.kind != "f":
+            raise RuntimeError(f"only floating-point tensors can require gradients, and this one is {self.data.dtype}")
+        if wanted != self.requires_grad:
+            self.node = Node(self.data.shape, (), leaf=self) if wanted else None
+
+    @property
+    def is_leaf(self) -> bool:
+        return self.node is None or self.node.leaf is not None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.data.dtype
+
+    @property
+    def device(self) -> device:
+        return device_of(self.data)
+
+    def detach(self) -> Tensor:
+        """The same numbers, cut off from the graph."""
+        return Tensor(self.data)
+
+    def replace_(self, new: Tensor) -> Tensor:
+        """Take over the array and the node of `new`. All in-place spellings end here: no array is ever overwritten.
+
+        A leaf that requires grad keeps its own node, and may only be replaced under `no_grad()`.
+        """
+        if self.node is not None and self.node.leaf is not None:
+            if grad_enabled():
+                raise RuntimeError("a leaf tensor that requires grad cannot be changed in place outside no_grad()")
+        else:
+            self.node = new.node
+        self.data = new.data
+        return self
+
+    def backward(self, gradient: Tensor | None = None, retain_graph: bool = False) -> None:
+        """Add dL/dx to `x.grad` for every leaf x below this tensor L, which is a scalar unless `gradient` is given.
+
+        Frees the graph as it goes; `retain_graph=True` keeps it for a second walk.
+        """
+        if self.node is None:
+            raise RuntimeError("backward() on a tensor that requires no grad: nothing it was computed from does")
+        if gradient is None and self.data.size != 1:
+            raise RuntimeError(f"backward() needs a scalar, and this has shape {self.shape}: reduce it, or pass gradient")
+        g = full(self.shape, 1.0, self.dtype, self.device) if gradient is None else gradient.data
+        if g.shape != self.shape:
+            raise RuntimeError(f"the gradient has shape {g.shape}, the tensor {self.shape}")
+        with np.errstate(all="ignore"):
+            _walk(self.node, g, retain_graph)
+
+    if TYPE_CHECKING:  # PyTorch's methods, attached in methods.py
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+# --------------------------------------------------------------------------------------- going forward
+def record(op: Op, *inputs: Any, **options: Any) -> Tensor:
+    """Run `op` on Tensors and plain values, and keep an edge to each input that needs a gradient."""
+    with np.errstate(all="ignore"):  # inf and NaN are answers here, as in PyTorch
+        out, vjps = op(*[x.data if isinstance(x, Tensor) else x for x in inputs], **options)
+    edges = tuple(
+        (x.node, vjp)
+        for x, vjp in zip(inputs, vjps, strict=True)
+        if isinstance(x, Tensor) and x.node is not None and vjp is not None and grad_enabled()
+    )
+    for watcher in watchers:
+        edges = watcher(op, inputs, out, edges)
+    return Tensor(out, node=Node(out.shape, edges) if edges else None)
+
+
+watchers: list[Callable[..., Any]] = []  # profile.py looks on from here; empty otherwise
+
+
+# ------------------------------------------------------------------------------------------ going back
+def _walk(root: Node, gradient: Array, retain_graph: bool) -> None:
+    """Visit every node below `root` once, after all nodes above it, and send its gradient down its edges."""
+    gradients = {root: gradient}
+    for node in reversed(_inputs_first(root)):
+        g = gradients.pop(node)
+        if node.leaf is not None:
+            _collect(node.leaf(), g)
+            continue
+        for below, vjp in node.edges or ():
+            d = sum_to(vjp(g), below.shape)
+            gradients[below] = gradients[below] + d if below in gradients else d
+        if not retain_graph:
+            node.edges = None  # frees what the vjps kept, so memory falls during the walk
+
+
+def _inputs_first(root: Node) -> list[Node]:
+    """All nodes below `root`, each after its inputs (depth first, without recursion: chains may be long)."""
+    order: list[Node] = []
+    seen = {root}
+    path = [(root, iter(_edges(root)))]
+    while path:
+        node, edges = path[-1]
+        for below, _ in edges:
+            if below not in seen:
+                seen.add(below)
+                path.append((below, iter(_edges(below))))
+                break
+        else:
+            order.append(node)
+            path.pop()
+    return order
+
+
+def _edges(node: Node) -> tuple[tuple[Node, Vjp], ...]:
+    if node.edges is None:
+        raise RuntimeError("backward() a second time through a freed graph: pass retain_graph=True the first time")
+    return node.edges
+
+
+def _collect(leaf: Tensor | None, g: Array) -> None:
+    if leaf is not None:  # else nobody is left to ask for it
+        g = g if leaf.grad is None else leaf.grad.data + g
+        leaf.grad = Tensor(g.copy() if 0 in getattr(g, "strides", ()) else g)
+
+
+def sum_to(g: Array, shape: tuple[int, ...]) -> Array:
+    """Undo broadcasting: add up the copies that were made of an input of `shape`. (Ops leave this to the engine.)"""
+    if g.shape == shape:
+        return g
+    lead = g.ndim - len(shape)
+    copied = tuple(i for i in range(g.ndim) if i < lead or (shape[i - lead] == 1 and g.shape[i] != 1))
+    return g.sum(axis=copied).reshape(shape)
+
+
+# ------------------------------------------------------------------------------------------- switching
+class _Mode(threading.local):
+    grad = True
+
+
+_mode = _Mode()
+
+
+def grad_enabled() -> bool:
+    return _mode.grad
+
+
+class no_grad(contextlib.ContextDecorator):
+    """Inside this block, or a function decorated with it, nothing is recorded."""
+
+    def __enter__(self) -> None:
+        self.outer = [*getattr(self, "outer", []), _mode.grad]
+        _mode.grad = False
+
+    def __exit__(self, *error: object) -> None:
+        _mode.grad = self.outer.pop()
+
+
+inference_mode = no_grad
+
+
+@contextlib.contextmanager
+def watching(watcher: Callable[..., Any]) -> Iterator[None]:
+    """Let `watcher(op, inputs, out, edges) -> edges` see everything recorded inside the block."""
+    watchers.append(watcher)
+    try:
+        yield
+    finally:
+        watchers.remove(watcher)
