@@ -3,6 +3,7 @@
 Read it in this order: op.py, ops/nn.py, tensor.py, nn/module.py, models/gpt.py, lora.py.
 """
 
+import tinylora.kernels
 import tinylora.methods as _methods
 from tinylora import functional, nn, optim
 from tinylora.backend import bool_ as bool
@@ -14,6 +15,7 @@ from tinylora.functional import abs, add, amax, amin, clamp, cos, cumsum, div, e
 from tinylora.functional import masked_fill, matmul, maximum, mean, minimum, mul, neg, pow, prod, relu, rsqrt, sigmoid
 from tinylora.functional import sin, softmax, sqrt, std, sub, sum, tanh, var, where
 from tinylora.nn.count import count_parameters
+from tinylora.profile import profile
 from tinylora.promote import result_type
 from tinylora.shaping import argmax, argsort, cat, chunk, flatten, gather, index_select, max, min, permute, reshape
 from tinylora.shaping import scatter_add, sort, split, squeeze, stack, topk, transpose, tril, triu, unbind, unsqueeze

@@ -178,12 +178,21 @@ def next_key() -> int:
 
 
 def random_bits(xp: ModuleType, shape: tuple[int, ...], key: int) -> Array:
-    """64 random bits per element, a pure function of `key` and position, equal on every device.
+    """64 random bits per element, a pure function of `key` and position, equal on every device."""
+    return mix(xp.arange(math.prod(shape), dtype=np.uint64), key).reshape(shape)
+
+
+def mix(positions: Array, key: int) -> Array:
+    """The random bits of `key` at the given uint64 positions, so that any part of a mask can be drawn by itself.
 
     SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014):
-    z = mix(key + i · golden) for element i.
+    z = mix(key + (i + 1) · golden) for position i.
     """
-    z = xp.arange(1, math.prod(shape) + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return (z ^ (z >> np.uint64(31))).reshape(shape)
+    z = (positions + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    z += np.uint64(key)
+    z ^= z >> np.uint64(30)
+    z *= np.uint64(0xBF58476D1CE4E5B9)
+    z ^= z >> np.uint64(27)
+    z *= np.uint64(0x94D049BB133111EB)
+    z ^= z >> np.uint64(31)
+    return z

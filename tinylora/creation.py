@@ -18,7 +18,7 @@ from tinylora.tensor import Tensor
 def full(size: Any, fill_value: float, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor of shape `size` filled with one number, of the number's kind unless dtype is given."""
     kind = {bool: np.dtype("bool"), int: int64}.get(type(fill_value), float32)
-    shape = _sizes(size if isinstance(size, list | tuple) else (size,))
+    shape = _sizes((size,))
     return Tensor(backend.full(shape, fill_value, np.dtype(dtype or kind), device), requires_grad)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import builtins
 import functools
 import math
+import string
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -167,7 +168,8 @@ def std(
 def _not_empty(name: str, input: Tensor, axis: Any) -> None:
     sizes = input.shape if axis is None else [input.shape[a] for a in np.atleast_1d(axis)]
     if 0 in sizes:
-        raise IndexError(f"{name}: nothing to reduce in a tensor of shape {input.shape}")
+        kind = RuntimeError if axis is None else IndexError
+        raise kind(f"{name}: nothing to reduce in a tensor of shape {input.shape}")
 
 
 @numpy_names
@@ -240,8 +242,9 @@ def einsum(equation: str, *operands: Any) -> Tensor:
     (2, 4)
     """
     tensors = list(operands[0] if len(operands) == 1 and isinstance(operands[0], list | tuple) else operands)
-    inputs, output = _letters(equation.replace(" ", ""), [x.data.ndim for x in tensors])
-    spare = iter(c for c in map(chr, range(0x61, 0x250)) if c.isalpha() and c not in "".join(inputs))
+    unused = "".join(c for c in string.ascii_letters if c not in equation)
+    inputs, output = _letters(equation.replace(" ", ""), [x.data.ndim for x in tensors], unused)
+    spare = iter(c for c in unused if c not in "".join(inputs))
     for i, letters in enumerate(inputs):
         for c in dict.fromkeys(letters):
             while inputs[i].count(c) > 1:  # a diagonal: "ii" becomes "ij" times the identity "ij"
@@ -257,13 +260,12 @@ def einsum(equation: str, *operands: Any) -> Tensor:
         raise RuntimeError(f"einsum: {equation!r} does not fit the shapes {shapes}") from None
 
 
-def _letters(equation: str, ndims: list[int]) -> tuple[list[str], str]:
-    """The letters of each input and of the output, with '...' spelled out."""
+def _letters(equation: str, ndims: list[int], dots: str) -> tuple[list[str], str]:
+    """The letters of each input and of the output, with '...' spelled out in the letters `dots`."""
     left, arrow, output = equation.partition("->")
     inputs = left.split(",")
     if len(inputs) != len(ndims):
         raise RuntimeError(f"einsum: {equation!r} names {len(inputs)} operands, {len(ndims)} were given")
-    dots = "αβγδεζηθικλμν"
     broadcast = [n - len(s.replace("...", "")) if "..." in s else 0 for s, n in zip(inputs, ndims, strict=True)]
     most = builtins.max(broadcast)
     inputs = [s.replace("...", dots[most - n : most]) for s, n in zip(inputs, broadcast, strict=True)]

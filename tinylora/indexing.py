@@ -39,6 +39,10 @@ def _normal(index: Any, shape: tuple[int, ...], x: Tensor) -> tuple[tuple[Any, .
                 advanced.append(slice(None))
             axis += item is not None
         else:
+            if _is_mask(item) and item.ndim == 0:  # x[True] is x[None], x[False] nothing of it
+                basic.append(None)
+                advanced.append(item.reshape(1).nonzero()[0])
+                continue
             arrays = item.nonzero() if _is_mask(item) else (item,)
             if _is_mask(item) and item.shape != shape[axis : axis + item.ndim]:
                 raise IndexError(f"the mask has shape {item.shape}, the tensor {shape[axis : axis + item.ndim]} there")

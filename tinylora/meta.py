@@ -43,8 +43,11 @@ class MetaArray(np.ndarray):
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if function.__name__ in VIEWS:
-            return super().__array_function__(function, types, args, kwargs)
+            return super().__array_function__(function, types, args, kwargs).view(MetaArray)
         return self.refuse(function.__name__)
+
+    def __getitem__(self, index: Any) -> Any:
+        return MetaArray(np.shape(super().__getitem__(index)), self.dtype)
 
     def astype(self, dtype: Any, *_: Any, **__: Any) -> Any:
         return MetaArray(self.shape, np.dtype(dtype))

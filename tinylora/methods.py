@@ -13,7 +13,7 @@ from tinylora.backend import array_module, default_device, device, to_device
 from tinylora.promote import operand, promote
 from tinylora.tensor import Tensor, no_grad, record
 
-METHODS: dict[str, Callable[..., Any]] = {}
+METHODS: dict[str, Any] = {}
 
 
 def method(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -287,9 +287,9 @@ METHODS["view_as"] = lambda self, other: shaping.reshape(self, other.shape)
 METHODS["expand_as"] = lambda self, other: shaping.expand(self, other.shape)
 METHODS["t"] = lambda self: shaping.transpose(self, 0, 1) if self.data.ndim > 1 else self
 
+METHODS["ndim"] = property(lambda self: self.data.ndim)
+METHODS["T"] = property(lambda self: shaping.permute(self, *range(self.data.ndim)[::-1]))
+METHODS["mT"] = property(lambda self: shaping.transpose(self, -1, -2))
+
 for _name, _function in METHODS.items():
     setattr(Tensor, _name, _function)
-
-Tensor.ndim = property(lambda self: self.data.ndim)  # type: ignore[misc]
-Tensor.T = property(lambda self: shaping.permute(self, *range(self.data.ndim)[::-1]))  # type: ignore[misc]
-Tensor.mT = property(lambda self: shaping.transpose(self, -1, -2))  # type: ignore[misc]

@@ -38,7 +38,8 @@ class Optimizer:
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    p.data = self.update(p.data, p.grad.data, self.state.setdefault(id(p), {}), group)
+                    new = self.update(p.data, p.grad.data, self.state.setdefault(id(p), {}), group)
+                    p.data = Tensor(new).data  # of no dimensions, NumPy hands out a scalar and not an array
 
     def update(self, w: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> Array:
         """The new value of a weight w with gradient g. `state` belongs to this weight alone."""

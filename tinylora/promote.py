@@ -51,10 +51,10 @@ def _plain(data: Any) -> Any:
 
 def operand(x: Any) -> Any:
     """x as an op takes it: a Tensor or a Python number. NumPy scalars become Python numbers, arrays Tensors."""
+    if isinstance(x, np.generic):  # first: np.float64 is a float too
+        return x.item()
     if isinstance(x, Tensor | bool | int | float):
         return x
-    if isinstance(x, np.generic):
-        return x.item()
     if isinstance(x, np.ndarray) or hasattr(x, "__cuda_array_interface__"):
         return tensor(x)
     raise TypeError(f"expected a tensor or a number, got {type(x).__name__}: {str(x)[:60]}")

@@ -5,6 +5,7 @@ A view shares memory with its source until one of them is changed in place: in-p
 
 from __future__ import annotations
 
+import builtins
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -137,7 +138,7 @@ def split(input: Tensor, split_size: int | Sequence[int], dim: int = 0) -> tuple
     if isinstance(split_size, int):
         if split_size <= 0:
             raise RuntimeError(f"split: the size of a piece is at least 1, not {split_size}")
-        sizes = [min(split_size, n - start) for start in range(0, n, split_size)] or [0]
+        sizes = [builtins.min(split_size, n - start) for start in range(0, n, split_size)] or [0]
     else:
         sizes = list(split_size)
     if sum(sizes) != n:
@@ -151,7 +152,7 @@ def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     """At most `chunks` pieces of equal size, the last maybe shorter."""
     if chunks < 1:
         raise RuntimeError(f"chunk: the number of pieces is at least 1, not {chunks}")
-    return split(input, max(1, -(-input.shape[_axis(dim, input.data.ndim)] // chunks)), dim)
+    return split(input, builtins.max(1, -(-input.shape[_axis(dim, input.data.ndim)] // chunks)), dim)
 
 
 @numpy_names
@@ -228,7 +229,6 @@ def _by_arg(name: str, share: str) -> Any:
     return function
 
 
-_most, _least = max, min
 max = _by_arg("max", "amax")
 min = _by_arg("min", "amin")
 

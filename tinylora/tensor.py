@@ -13,6 +13,7 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -117,7 +118,15 @@ class Tensor:
         with np.errstate(all="ignore"):
             _walk(self.node, g, retain_graph)
 
-    if TYPE_CHECKING:  # PyTorch's methods, attached in methods.py
+    if TYPE_CHECKING:  # PyTorch's methods and operators, attached in methods.py
+        data: Any
+        __add__: Any
+        __radd__: Any
+        __sub__: Any
+        __mul__: Any
+        __rmul__: Any
+        __matmul__: Any
+        __getitem__: Any
 
         def __getattr__(self, name: str) -> Any: ...
 
@@ -125,6 +134,7 @@ class Tensor:
 # --------------------------------------------------------------------------------------- going forward
 def record(op: Op, *inputs: Any, **options: Any) -> Tensor:
     """Run `op` on Tensors and plain values, and keep an edge to each input that needs a gradient."""
+    started = perf_counter() if watchers else 0.0
     with np.errstate(all="ignore"):  # inf and NaN are answers here, as in PyTorch
         out, vjps = op(*[x.data if isinstance(x, Tensor) else x for x in inputs], **options)
     edges = tuple(
@@ -133,7 +143,7 @@ def record(op: Op, *inputs: Any, **options: Any) -> Tensor:
         if isinstance(x, Tensor) and x.node is not None and vjp is not None and grad_enabled()
     )
     for watcher in watchers:
-        edges = watcher(op, inputs, out, edges)
+        edges = watcher(op, inputs, options, out, edges, started)
     return Tensor(out, node=Node(out.shape, edges) if edges else None)
 
 
@@ -223,7 +233,10 @@ inference_mode = no_grad
 
 @contextlib.contextmanager
 def watching(watcher: Callable[..., Any]) -> Iterator[None]:
-    """Let `watcher(op, inputs, out, edges) -> edges` see everything recorded inside the block."""
+    """Let `watcher(op, inputs, options, out, edges, started) -> edges` see all that is recorded inside the block.
+
+    `started` is the `time.perf_counter()` before the op ran.
+    """
     watchers.append(watcher)
     try:
         yield

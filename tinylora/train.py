@@ -1,8 +1,37 @@
-"""One visible loop."""
+"""One visible loop: fine-tune a GPT with a classifier's head on labelled messages, with AdamW."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tinylora.data import Batch, Message, batches, collate, encode
+from tinylora.functional import cross_entropy, softmax
+from tinylora.metrics import Metrics
+from tinylora.models.gpt import GPTModel
+from tinylora.nn.utils import clip_grad_norm_
+from tinylora.optim import AdamW
+from tinylora.tensor import Tensor, no_grad
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """lr is the peak learning rate, reached after `warmup` (a share of all steps); `clip` limits the gradient's norm."""
+
+    epochs: int = 3
+    lr: float = 2e-3
+    batch_size: int = 16
+    seed: int = 0
+    warmup: float = 0.1
+    clip: float = 1.0
+    weight_decay: float = 0.01
+
+
+Report = Callable[[dict[str, Any]], None]
 
 
 def warmup_cosine(step: int, steps: int, warmup: int) -> float:
@@ -10,3 +39,83 @@ def warmup_cosine(step: int, steps: int, warmup: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def class_scores(model: GPTModel, batch: Batch) -> Tensor:
+    """Scores (B, classes), read at each message's last token."""
+    features = model.features(batch.ids)  # (B, T, C)
+    rows = np.arange(len(batch.last))
+    return model.out_head(features[rows.tolist(), batch.last])
+
+
+def train(
+    model: GPTModel,
+    messages: Sequence[Message],
+    valid: Sequence[Message],
+    labels: Sequence[str],
+    config: TrainConfig,
+    report: Report = lambda event: None,
+) -> bool:
+    """Fine-tune whatever requires grad in `model`, and keep the state of the epoch that did best on `valid`.
+
+    Best is the highest accuracy, and the lowest loss among equals.
+    `report` gets a dict after every step (epoch, step, steps, loss, accuracy, lr) and every epoch (epoch, valid). Ctrl-C
+    ends training early and keeps the best state so far: returns False then. Raises FloatingPointError if the loss is NaN.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
+    rng = np.random.default_rng(config.seed)
+    steps = config.epochs * math.ceil(len(messages) / config.batch_size)
+    best = ((-1.0, 0.0), [p.data for p in trained])
+    step = 0
+    finished = True
+    try:
+        for epoch in range(1, config.epochs + 1):
+            model.train()
+            for _, batch in batches(messages, labels, model.cfg["context_length"], config.batch_size, rng):
+                lr = config.lr * warmup_cosine(step, steps, math.ceil(config.warmup * steps))
+                optimizer.param_groups[0]["lr"] = lr
+                scores = class_scores(model, batch)
+                loss = cross_entropy(scores, batch.classes)
+                optimizer.zero_grad()
+                loss.backward()
+                norm = clip_grad_norm_(trained, config.clip)
+                if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
+                    raise FloatingPointError(f"the loss became NaN or infinite at step {step + 1}: try a lower lr")
+                optimizer.step()
+                step += 1
+                right = (scores.argmax(1) == batch.classes).float().mean().item()
+                report({"epoch": epoch, "step": step, "steps": steps, "loss": loss.item(), "accuracy": right, "lr": lr})
+            metrics = evaluate(model, valid, labels)
+            rank = (metrics.accuracy, -metrics.loss)
+            if rank > best[0]:
+                best = rank, [p.data for p in trained]  # arrays are never overwritten: no copy is needed
+            report({"epoch": epoch, "valid": metrics})
+    except KeyboardInterrupt:
+        finished = False
+    for p, array in zip(trained, best[1], strict=True):
+        p.data = array
+    model.eval()
+    return finished
+
+
+def predict(model: GPTModel, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
+    """Class probabilities (texts, classes), as a NumPy array."""
+    model.eval()
+    encoded = [encode(text, model.cfg["context_length"]) for text in texts]
+    order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
+    out = np.zeros((len(texts), model.out_head.out_features), np.float32)
+    with no_grad():
+        for i in range(0, len(order), batch_size):
+            chosen = order[i : i + batch_size]
+            batch = collate([encoded[j] for j in chosen], [0] * len(chosen))
+            out[chosen] = softmax(class_scores(model, batch), -1).cpu().numpy()
+    return out
+
+
+def evaluate(model: GPTModel, messages: Sequence[Message], labels: Sequence[str]) -> Metrics:
+    """Accuracy, per-class scores, confusion matrix and mean loss on `messages`."""
+    p = predict(model, [m.text for m in messages])
+    true = np.array([labels.index(m.label) for m in messages])
+    loss = -np.log(np.maximum(p[np.arange(len(true)), true], 1e-30)).mean()
+    return Metrics.of(labels, true.tolist(), p.argmax(1).tolist(), float(loss))

@@ -140,8 +140,8 @@ def _erf_fit() -> tuple[list[float], list[float]]:
     fit = np.polynomial.chebyshev.chebinterpolate
     near = np.vectorize(lambda u: math.erf(math.sqrt(u)) / math.sqrt(u))
     far = np.vectorize(lambda x: math.exp(x * x) * math.erfc(x))
-    inner = fit(lambda s: near((s + 1) / 2), 16)
-    outer = fit(lambda s: far(2 / (0.25 + (s + 1) * 5 / 24) - 2), 30)  # t in [1/4, 2/3]: x in [1, 6]
+    inner = fit(lambda s: near((s + 1) / 2), 14)
+    outer = fit(lambda s: far(2 / (0.25 + (s + 1) * 5 / 24) - 2), 20)  # t in [1/4, 2/3]: x in [1, 6]
     return inner.tolist(), outer.tolist()
 
 
@@ -211,9 +211,10 @@ def clamp(xp, x, low, high):
 # ----------------------------------------------------------------------------------- dtypes and devices
 @op
 def cast(xp, x, dtype):
-    """y = x as `dtype`;  the gradient is cast back."""
+    """y = x as `dtype`;  the gradient is cast back, and integers have none."""
     own = x.dtype
-    return x.astype(dtype), (lambda g: g.astype(own),)
+    d_x = (lambda g: g.astype(own)) if np.dtype(dtype).kind == "f" else None
+    return x.astype(dtype), (d_x,)
 
 
 @op

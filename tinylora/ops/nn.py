@@ -98,19 +98,24 @@ def gelu(xp, x):
     return 0.5 * x * (1 + t), (d_x,)
 
 
+def mean(x):
+    """Over the last axis, which stays; of no features, 0."""
+    return x.sum(axis=-1, keepdims=True) * (1 / (x.shape[-1] or 1))
+
+
 @op
 def layer_norm(xp, x, weight, bias, eps):
     """y = n w + b,  n = (x - mean) / √(variance + ε) over the last axis.  Ba, Kiros, Hinton 2016.
 
     dL/dx = (h - mean h - n · mean(h n)) / √(variance + ε),  h = g w      dL/dw = Σ g n      dL/db = Σ g
     """
-    centred = x - x.mean(axis=-1, keepdims=True)
-    inverse = 1 / xp.sqrt((centred * centred).mean(axis=-1, keepdims=True) + eps)  # a constant row: 1/√ε, finite
+    centred = x - mean(x)
+    inverse = 1 / xp.sqrt(mean(centred * centred) + eps)  # a constant row: 1/√ε, finite
     n = centred * inverse
 
     def d_x(g):
         h = g * weight
-        return inverse * (h - h.mean(axis=-1, keepdims=True) - n * (h * n).mean(axis=-1, keepdims=True))
+        return inverse * (h - mean(h) - n * mean(h * n))
 
     def d_weight(g):
         return g * n
@@ -193,7 +198,7 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0):
 
     dL/dv = (P ∘ M)ᵀ g      dP = (g vᵀ) ∘ M      dS = P ∘ (dP - Σ dP ∘ P)      dL/dq = dS k / √D      dL/dk = dSᵀ q / √D
     """
-    scale = 1 / math.sqrt(q.shape[-1])
+    scale = 1 / math.sqrt(q.shape[-1] or 1)
     scores = scale * (q @ k.swapaxes(-1, -2))  # (B, H, T, D) (B, H, D, S) -> (B, H, T, S)
     if causal:
         future = ~xp.tri(*scores.shape[-2:], k.shape[-2] - q.shape[-2], dtype=bool)

@@ -63,7 +63,7 @@ def setitem(xp, x, value, index):
     y[index] = value
 
     def d_x(g):
-        rest = g.copy()
+        rest = xp.array(g)
         rest[index] = 0
         return rest
 

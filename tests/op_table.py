@@ -1,0 +1,330 @@
+"""One row per op: a strategy that draws the arrays and options of a call. Every test over all ops reads this table.
+
+Arrays are float64, of all layouts, 0-d and zero-size ones among them. Elements keep away from kinks only where a function
+has some; the comment on the row says which.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from tinylora.testing.strategies import array_tuples, arrays, broadcastable, lora_sizes, separated, shapes, uniform
+
+NO_REPEATS = ("contiguous", "transposed", "strided", "reversed")  # the layouts in which no element stands twice
+
+
+class Call(NamedTuple):
+    """What an op is called with."""
+
+    inputs: tuple[Any, ...]
+    options: dict[str, Any] = {}
+
+
+# ------------------------------------------------------------------------------------------- elements
+def off_integers(rng, shape):
+    return rng.integers(-3, 3, shape) + rng.uniform(0.1, 0.9, shape)
+
+
+def below_half(rng, shape):
+    return rng.integers(-2, 2, shape) + rng.uniform(0.1, 0.4, shape)
+
+
+def above_half(rng, shape):
+    return rng.integers(-2, 2, shape) + rng.uniform(0.6, 0.9, shape)
+
+
+def numbers(low=-2.0, high=2.0):
+    return st.floats(low, high).map(lambda x: round(x, 3))
+
+
+# ------------------------------------------------------------------------------- element by element
+def unary(elements=uniform()):
+    return arrays(shapes(), elements).map(lambda x: Call((x,)))
+
+
+@st.composite
+def binary(draw, first=uniform(), second=uniform(), left=numbers(), right=numbers()):
+    """Two arrays that broadcast, or an array and a Python number on either side."""
+    a, b = draw(broadcastable(2))
+    x, y = draw(arrays(a, first)), draw(arrays(b, second))
+    return draw(st.sampled_from([Call((x, y)), Call((x, y)), Call((draw(left), y)), Call((x, draw(right)))]))
+
+
+@st.composite
+def where(draw):
+    c, a, b = draw(broadcastable(3))
+    condition = draw(hnp.arrays(bool, c))
+    x, y = draw(arrays(a)), draw(arrays(b))
+    return draw(st.sampled_from([Call((condition, x, y)), Call((condition, x, -1.5)), Call((condition, 0.0, y))]))
+
+
+@st.composite
+def clamp(draw):
+    low, high = draw(st.sampled_from([(-1.0, 1.0), (-np.inf, 1.0), (0.0, np.inf), (1.0, -1.0)]))
+    return Call((draw(arrays(shapes(), off_integers)), low, high))
+
+
+@st.composite
+def dropout(draw):
+    return Call((draw(arrays(shapes())), draw(st.sampled_from([0.1, 0.5, 1.0])), draw(st.integers(0, 2**63 - 1))))
+
+
+# ----------------------------------------------------------------------------------------- reductions
+@st.composite
+def reduction(draw, elements=uniform(), layouts=(*NO_REPEATS, "broadcast"), min_side=0):
+    x = draw(arrays(shapes(min_side=min_side), elements, layouts))
+    axis = draw(st.none() | hnp.valid_tuple_axes(x.ndim, min_size=1) | st.integers(0, x.ndim - 1)) if x.ndim else None
+    return Call((x,), {"axis": axis, "keepdims": draw(st.booleans())})
+
+
+@st.composite
+def deviation(draw, layouts=(*NO_REPEATS, "broadcast")):
+    """A correction below the number of elements: with fewer, the answer is NaN."""
+    call = draw(reduction(layouts=layouts))
+    (x,), axis = call.inputs, call.options["axis"]
+    n = x.size if axis is None else np.prod([x.shape[a] for a in np.atleast_1d(axis)])
+    return Call((x,), {**call.options, "correction": draw(st.sampled_from([0.0, 0.5, 1.0] if n > 1 else [0.0, 0.5]))})
+
+
+@st.composite
+def along(draw, keepdims=False, **choices):
+    """One axis of an array that has some."""
+    x = draw(arrays(shapes(min_dims=1), **choices))
+    options = {"keepdims": draw(st.booleans())} if keepdims else {}
+    return Call((x,), {"axis": draw(st.integers(0, x.ndim - 1)), **options})
+
+
+# ---------------------------------------------------------------------------------------------- shapes
+@st.composite
+def reshape(draw):
+    x = draw(arrays(shapes()))
+    return Call((x,), {"shape": draw(st.sampled_from([x.shape[::-1], (x.size,), (1, *x.shape), (*x.shape, 1, 1)]))})
+
+
+@st.composite
+def permute(draw):
+    x = draw(arrays(shapes()))
+    return Call((x,), {"axes": tuple(draw(st.permutations(range(x.ndim))))})
+
+
+@st.composite
+def expand(draw):
+    own, other = draw(broadcastable(2))
+    return Call((draw(arrays(own)),), {"shape": np.broadcast_shapes(own, other)})
+
+
+@st.composite
+def triangle(draw):
+    return Call((draw(arrays(shapes(min_dims=2))),), {"diagonal": draw(st.integers(-3, 3))})
+
+
+@st.composite
+def cat(draw):
+    shape = list(draw(shapes(min_dims=1)))
+    axis = draw(st.integers(0, len(shape) - 1))
+    sizes = draw(st.lists(st.integers(0, 3), min_size=1, max_size=3))
+    return Call(tuple(draw(arrays((*shape[:axis], n, *shape[axis + 1 :]))) for n in sizes), {"axis": axis})
+
+
+@st.composite
+def index_of(draw, shape, unique=False):
+    """An index as the engine passes it on: integers, slices and None, or slices and integer arrays."""
+    basic = hnp.basic_indices(shape, allow_newaxis=True, allow_ellipsis=False)
+    if not shape or draw(st.booleans()):
+        index = draw(basic)
+        return index if isinstance(index, tuple) else (index,)
+    chosen = draw(st.sets(st.integers(0, len(shape) - 1), min_size=1))
+    if unique:
+        count = draw(st.integers(0, min(shape[a] for a in chosen)))
+        picks = {a: np.array(draw(st.permutations(range(shape[a])))[:count], dtype=np.int64) for a in chosen}
+    else:
+        taken = draw(shapes(max_dims=2, max_side=3, min_dims=1, min_side=0 if 0 in shape else 1))
+        taken = (0,) if 0 in [shape[a] for a in chosen] else taken
+        size = int(np.prod(taken))
+        drawn = {a: st.lists(st.integers(-shape[a], shape[a] - 1), min_size=size, max_size=size) for a in chosen if size}
+        picks = {a: np.array(draw(drawn[a]) if size else [], dtype=np.int64).reshape(taken) for a in chosen}
+    return tuple(picks.get(a, slice(None)) for a in range(len(shape)))
+
+
+@st.composite
+def getitem(draw):
+    x = draw(arrays(shapes()))
+    return Call((x,), {"index": draw(index_of(x.shape))})
+
+
+@st.composite
+def setitem(draw):
+    x = draw(arrays(shapes()))
+    index = draw(index_of(x.shape, unique=True))
+    part = x[index].shape
+    value = draw(arrays(st.sampled_from([part, (), part[1:]])) | numbers())
+    return Call((x, value), {"index": index})
+
+
+@st.composite
+def gather(draw, source=False):
+    x = draw(arrays(shapes(min_dims=1)))
+    axis = draw(st.integers(0, x.ndim - 1))
+    shape = tuple(draw(st.integers(0, (4 if n else 0) if a == axis else n)) for a, n in enumerate(x.shape))
+    size = int(np.prod(shape))
+    values = draw(st.lists(st.integers(0, x.shape[axis] - 1), min_size=size, max_size=size)) if size else []
+    index = np.array(values, dtype=np.int64).reshape(shape)
+    if not source:
+        return Call((x, index), {"axis": axis})
+    larger = tuple(n + draw(st.integers(0, 1)) for n in shape)
+    return Call((x, index, draw(arrays(larger))), {"axis": axis})
+
+
+# ------------------------------------------------------------------------------------------- products
+@st.composite
+def matmul(draw):
+    drawn = hnp.mutually_broadcastable_shapes(signature="(m?,n),(n,p?)->(m?,p?)", max_dims=2, min_side=0, max_side=3)
+    a, b = draw(drawn).input_shapes
+    return Call((draw(arrays(a)), draw(arrays(b))))
+
+
+EQUATIONS = ["ij->ji", "ij->", "i,i->", "i,j->ij", "ij,jk->ik", "bij,bjk->bik", "ij,ij->i", "ij,kj,k->i", ",ij->j",
+             "abc,cb->a", "i,i,i->i", "bthd,bshd->bhts"]  # fmt: skip
+
+
+@st.composite
+def einsum(draw):
+    left, output = draw(st.sampled_from(EQUATIONS)).split("->")
+    inputs = tuple(left.split(","))
+    size = {c: draw(st.integers(0, 3)) for c in sorted(set(left) - {","})}
+    return Call(tuple(draw(arrays(tuple(size[c] for c in s))) for s in inputs), {"inputs": inputs, "output": output})
+
+
+@st.composite
+def linear(draw):
+    d_in, d_out = draw(st.integers(0, 4)), draw(st.integers(0, 4))
+    x, weight = draw(arrays((*draw(shapes(max_dims=2)), d_in))), draw(arrays((d_out, d_in)))
+    return Call((x, weight, draw(st.none() | arrays((d_out,)))))
+
+
+@st.composite
+def lora_linear(draw):
+    d_in, d_out, r, alpha = draw(lora_sizes(5))
+    x, weight = draw(arrays((*draw(shapes(max_dims=2)), d_in))), draw(arrays((d_out, d_in)))
+    bias = draw(st.none() | arrays((d_out,)))
+    return Call((x, weight, bias, draw(arrays((d_in, r))), draw(arrays((r, d_out))), alpha))
+
+
+@st.composite
+def attention(draw):
+    B, H, S, D = (draw(st.integers(0, n)) for n in (2, 2, 4, 3))
+    causal = draw(st.booleans())
+    T = draw(st.integers(0, S if causal else 4))
+    q, k, v = (draw(arrays((B, H, n, D))) for n in (T, S, S))
+    return Call((q, k, v), {"causal": causal, "p": draw(st.sampled_from([0.0, 0.3])), "key": draw(st.integers(0, 99))})
+
+
+# ---------------------------------------------------------------------------------- embedding and losses
+@st.composite
+def embedding(draw):
+    vocabulary, C = draw(st.integers(1, 5)), draw(st.integers(0, 3))
+    ids = draw(hnp.arrays(np.int64, shapes(max_dims=2), elements=st.integers(0, vocabulary - 1)))
+    return Call((draw(arrays((vocabulary, C))), ids))
+
+
+@st.composite
+def layer_norm(draw):
+    C = draw(st.integers(0, 5))
+    x = draw(arrays((*draw(shapes(max_dims=2)), C), separated))
+    return Call((x, draw(st.just(1.0) | arrays((C,))), draw(st.just(0.0) | arrays((C,)))), {"eps": 1e-5})
+
+
+@st.composite
+def cross_entropy(draw):
+    """With "mean", one row at least that counts: the mean of none is NaN."""
+    classes, reduction = draw(st.integers(1, 4)), draw(st.sampled_from(["mean", "sum", "none"]))
+    N = draw(st.integers(1 if reduction == "mean" else 0, 4))
+    target = draw(hnp.arrays(np.int64, (N,), elements=st.sampled_from([-100, *range(classes)])))
+    if reduction == "mean":
+        target[0] = 0
+    weight = draw(st.none() | arrays((classes,), uniform(0.2, 2.0)))
+    return Call((draw(arrays((N, classes), uniform(-5, 5))), target, weight), {"reduction": reduction})
+
+
+positive = uniform(0.3, 3.0)
+ROWS: dict[str, st.SearchStrategy[Call]] = {
+    "abs": unary(off_integers),  # kink at 0
+    "add": binary(),
+    "amax": reduction(separated, NO_REPEATS, min_side=1),  # kink at ties
+    "amin": reduction(separated, NO_REPEATS, min_side=1),  # kink at ties
+    "attention": attention(),
+    "cast": unary().map(lambda call: Call(call.inputs, {"dtype": np.dtype("float64")})),
+    "cat": cat(),
+    "clamp": clamp(),  # kinks at the limits, all integers
+    "cos": unary(),
+    "cross_entropy": cross_entropy(),
+    "cumsum": along(),
+    "div": binary(second=positive, right=numbers(0.5, 3.0)),
+    "dropout": dropout(),
+    "einsum": einsum(),
+    "embedding": embedding(),
+    "erf": unary(uniform(-8.0, 8.0)),
+    "exp": unary(),
+    "expand": expand(),
+    "gather": gather(),
+    "gelu": unary(uniform(-5.0, 5.0)),
+    "getitem": getitem(),
+    "layer_norm": layer_norm(),
+    "linear": linear(),
+    "log": unary(positive),
+    "log_softmax": along(elements=uniform(-5.0, 5.0)),
+    "lora_linear": lora_linear(),
+    "matmul": matmul(),
+    "maximum": binary(below_half, above_half, left=st.just(0.5), right=st.just(0.5)),  # kink where equal
+    "mean": reduction(),
+    "minimum": binary(below_half, above_half, left=st.just(0.5), right=st.just(0.5)),  # kink where equal
+    "move": unary().map(lambda call: Call(call.inputs, {"device": "cpu"})),
+    "mul": binary(),
+    "neg": unary(),
+    "permute": permute(),
+    "pow": binary(positive, left=numbers(0.5, 2.0), right=st.sampled_from([2.0, 3.0, 0.5, -1.0, 0.0, 1.0])),
+    "prod": along(keepdims=True),
+    "relu": unary(off_integers),  # kink at 0
+    "reshape": reshape(),
+    "rsqrt": unary(positive),
+    "scatter_add": gather(source=True),
+    "setitem": setitem(),
+    "sigmoid": unary(uniform(-5.0, 5.0)),
+    "silu": unary(uniform(-5.0, 5.0)),
+    "sin": unary(),
+    "softmax": along(elements=uniform(-5.0, 5.0)),
+    "sqrt": unary(positive),
+    "std": deviation(NO_REPEATS),  # no derivative where all elements are equal
+    "sub": binary(),
+    "sum": reduction(),
+    "tanh": unary(),
+    "tril": triangle(),
+    "triu": triangle(),
+    "var": deviation(),
+    "where": where(),
+}
+
+# ------------------------------------------------------------------------- calls that fill several blocks of a kernel
+_rng = np.random.default_rng(0)
+_x = _rng.standard_normal
+
+
+def _heads(T: int, S: int) -> Call:
+    return Call((_x((2, 3, T, 16)), _x((2, 3, S, 16)), _x((2, 3, S, 16))), {"causal": True, "p": 0.1, "key": 5})
+
+
+LARGE: dict[str, list[Call]] = {
+    "attention": [_heads(150, 150), _heads(1, 40), _heads(300, 300)],
+    "cross_entropy": [Call((_x((300, 500)), _rng.integers(0, 500, 300), None), {})],
+    "dropout": [Call((_x((130, 257)), 0.1, 7))],
+    "embedding": [Call((_x((500, 40)), _rng.integers(0, 500, (20, 70))))],
+    "gelu": [Call((4 * _x((130, 257)),))],
+    "layer_norm": [Call((_x((8, 130, 65)), _x(65), _x(65)), {"eps": 1e-5})],
+    "linear": [Call((_x((4, 130, 65)), _x((129, 65)), _x(129)))],
+    "log_softmax": [Call((_x((300, 200)),), {"axis": -1})],
+    "lora_linear": [Call((_x((4, 130, 65)), _x((129, 65)), _x(129), _x((65, 4)), _x((4, 129)), 8.0))],
+    "matmul": [Call((_x((4, 130, 65)), _x((65, 129))))],
+    "softmax": [Call((_x((300, 200)),), {"axis": -1})],
+}

@@ -1,0 +1,92 @@
+"""The rooms of the house: imports go one way, nothing heavy is imported, and no file outgrows its screen."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "tinylora"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+FLOORS = [
+    "meta", "backend", "op", "ops", "kernels tensor", "promote profile", "functional", "shaping", "creation", "indexing",
+    "methods", "nn", "models lora optim testing",
+    "adapters formats data train metrics checkpoint classifier generate screen demo", "cli", "__main__",
+]  # fmt: skip
+TOP = FLOORS[-3]  # applications of the library: these may import each other, if not in a circle
+FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms.split()}
+READING_PATH = ["op.py", "ops/nn.py", "tensor.py", "nn/module.py", "models/gpt.py", "lora.py"]
+
+
+def room_of(path):
+    """The folder or file directly below tinylora/."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def modules_at_import(path):
+    """The modules that a file imports when it is imported: not inside functions, nor for type checkers alone."""
+    todo = list(ast.parse(path.read_text()).body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield from ([f"tinylora.{a.name}" for a in node.names] if node.module == "tinylora" else [node.module])
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            todo += node.orelse
+        elif isinstance(node, ast.If | ast.Try | ast.With | ast.ClassDef):
+            todo += [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt | ast.ExceptHandler)]
+        elif isinstance(node, ast.ExceptHandler):
+            todo += node.body
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_one_way(path):
+    room = room_of(path)
+    if room == "__init__":
+        return
+    assert room in FLOOR, f"{room} has no floor: add it to FLOORS"
+    for module in modules_at_import(path):
+        parts = module.split(".")
+        if parts[0] == "tinylora" and parts[1:] and parts[1] in FLOOR and parts[1] != room:
+            beside = {room, parts[1]} <= set(TOP.split())
+            assert FLOOR[parts[1]] < FLOOR[room] or beside, f"{room} imports {parts[1]}, above or beside it"
+
+
+@pytest.mark.parametrize("room", sorted(FLOOR))
+def test_no_two_rooms_import_each_other(room):
+    def neighbours(name):
+        files = [f for f in FILES if room_of(f) == name]
+        found = {m.split(".")[1] for f in files for m in modules_at_import(f) if m.startswith("tinylora.")}
+        return found & set(FLOOR) - {name}
+
+    assert not [other for other in neighbours(room) if room in neighbours(other)]
+
+
+def test_importing_tinylora_imports_nothing_heavy():
+    heavy = ("cupy", "hypothesis", "torch", "rich", "pytest", "matplotlib", "mpi4py")
+    code = f"import sys, tinylora; print(*(m for m in {heavy} if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_file_passes_400_lines(path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_the_reading_path_is_short_and_each_file_names_the_next():
+    texts = [(PACKAGE / name).read_text() for name in READING_PATH]
+    assert sum(len(text.splitlines()) for text in texts) <= 1000
+    for i, text in enumerate(texts):
+        head = ast.get_docstring(ast.parse(text))
+        assert f"(Reading path {i + 1} of 6" in head
+        assert i == 5 or f"next: {READING_PATH[i + 1]}" in head
+
+
+def test_there_is_no_pickle_anywhere():
+    for path in FILES:
+        assert not {"pickle", "shelve", "marshal", "dill"} & set(modules_at_import(path)), path

@@ -1,0 +1,438 @@
+"""Modules behave as in PyTorch; every one passes the gradient check; the lecture's numbers come out; GPT agrees."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tinylora
+from tinylora import nn
+from tinylora.lora import LinearWithLoRA, LoRALayer, freeze, replace_linear_with_lora
+from tinylora.models.gpt import PRESETS, FeedForward, GPTModel, LayerNorm, MultiHeadAttention, TransformerBlock
+from tinylora.testing import gradcheck
+from tinylora.testing.strategies import lora_sizes, shapes
+
+TINY = {"vocab_size": 11, "context_length": 6, "emb_dim": 8, "n_heads": 2, "n_layers": 2, "drop_rate": 0.0, "qkv_bias": True}
+
+
+def ids(*shape, high=11, seed=0):
+    return tinylora.tensor(np.random.default_rng(seed).integers(0, high, shape))
+
+
+def shaken(model, seed=0):
+    """float64, every parameter random: ones, zeros and LoRA's B = 0 hide mistakes."""
+    rng = np.random.default_rng(seed)
+    for p in model.double().parameters():
+        p.data = np.asarray(rng.standard_normal(p.shape)) * 0.5
+    return model
+
+
+# ------------------------------------------------------------------------------------------ registering
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 3)
+        self.scale = nn.Parameter(tinylora.ones(3))
+        self.register_buffer("mask", tinylora.ones(3))
+        self.register_buffer("cache", tinylora.zeros(1), persistent=False)
+        self.second = nn.Sequential(nn.Linear(3, 2, bias=False), nn.ReLU())
+
+    def forward(self, x):
+        return self.second(self.first(x) * self.scale * self.mask)
+
+
+def test_attributes_register_themselves():
+    model = Two()
+    names = [name for name, _ in model.named_parameters()]
+    assert names == ["scale", "first.weight", "first.bias", "second.0.weight"]
+    assert [name for name, _ in model.named_modules()] == ["", "first", "second", "second.0", "second.1"]
+    assert [name for name, _ in model.named_children()] == ["first", "second"]
+    assert [name for name, _ in model.named_buffers()] == ["mask", "cache"]
+    assert list(model.state_dict()) == ["scale", "first.weight", "first.bias", "second.0.weight", "mask"]
+    assert len(list(model.parameters())) == 4 and len(list(model.modules())) == 5 and len(list(model.children())) == 2
+    assert model.get_submodule("second.0") is model.second[0]
+
+
+def test_assigning_again_replaces_and_deleting_removes():
+    model = Two()
+    model.first = nn.Identity()
+    assert [name for name, _ in model.named_modules()][1:] == ["first", "second", "second.0", "second.1"]
+    del model.scale
+    assert "scale" not in dict(model.named_parameters())
+    with pytest.raises(AttributeError, match="Two has no attribute 'scale'"):
+        model.scale
+    with pytest.raises(AttributeError, match="no attribute 'missing'"):
+        del model.missing
+    model.mask = tinylora.zeros(3)
+    assert dict(model.named_buffers())["mask"].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_a_parameter_is_not_replaced_by_a_plain_tensor():
+    model = Two()
+    with pytest.raises(TypeError, match="'scale' is a parameter"):
+        model.scale = tinylora.ones(3)
+    model.scale = None
+    assert model.scale is None and "scale" not in dict(model.named_parameters())
+
+
+def test_a_module_that_forgot_its_super_init_is_told():
+    class Forgetful(nn.Module):
+        def __init__(self):
+            self.layer = nn.Linear(2, 2)
+
+    with pytest.raises(AttributeError, match=r"Forgetful: call super\(\).__init__\(\)"):
+        Forgetful()
+    with pytest.raises(NotImplementedError, match="Module defines no forward"):
+        nn.Module()(1)
+
+
+def test_setattr_reaches_into_sequential_and_module_list():
+    for container in (nn.Sequential(nn.Linear(2, 2), nn.ReLU()), nn.ModuleList([nn.Linear(2, 2), nn.ReLU()])):
+        new = nn.Linear(2, 5)
+        setattr(container, "0", new)
+        assert container[0] is new and len(container) == 2 and next(container.named_children())[0] == "0"
+        container[-1] = nn.GELU()
+        assert isinstance(container[1], nn.GELU)
+        assert len(container[:1]) == 1 and type(container[:1]) is type(container) and len(container.append(nn.ReLU())) == 3
+        with pytest.raises(IndexError, match="holds 3 modules"):
+            container[3]
+
+
+def test_apply_visits_children_first_and_modes_reach_everything():
+    model, seen = Two(), []
+    model.apply(lambda m: seen.append(type(m).__name__))
+    assert seen == ["Linear", "Linear", "ReLU", "Sequential", "Two"]
+    weights = [p.data for p in model.parameters()]
+    assert model.eval() is model and not any(m.training for m in model.modules())
+    assert all(m.training for m in model.train().modules())
+    assert all(a is p.data for a, p in zip(weights, model.parameters(), strict=True))
+    model.requires_grad_(False)
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_to_casts_parameters_and_buffers_and_keeps_them_parameters():
+    model = Two()
+    weight = model.first.weight
+    model(tinylora.ones(1, 4)).sum().backward()
+    model.double()
+    assert model.first.weight is weight and weight.requires_grad
+    assert {p.dtype.name for p in (*model.parameters(), *model.buffers())} == {"float64"} == {weight.grad.dtype.name}
+    model.to("cpu", tinylora.float32).zero_grad()
+    assert weight.dtype == tinylora.float32 and weight.grad is None
+    assert Two().to("meta").first.weight.device == "meta"
+
+
+def test_a_tied_weight_is_one_parameter_with_two_names_in_the_state():
+    model = GPTModel({**TINY, "tie_head": True})
+    names = [name for name, _ in model.named_parameters()]
+    assert "tok_emb.weight" in names and "out_head.weight" not in names
+    assert model.out_head.weight is model.tok_emb.weight
+    assert {"tok_emb.weight", "out_head.weight"} <= set(model.state_dict())
+
+
+# ---------------------------------------------------------------------------------------- state and errors
+def test_a_state_goes_into_another_model():
+    a, b = shaken(Two()), Two().double()
+    assert b.load_state_dict(a.state_dict()) == ([], [])
+    x = tinylora.randn(2, 4).double()
+    assert b(x).equal(a(x)) and b.first.weight.data is not a.first.weight.data
+    c = Two()
+    c.load_state_dict({name: t.numpy() for name, t in a.state_dict().items()})
+    assert c.first.weight.dtype == tinylora.float32
+
+
+def test_a_state_that_does_not_fit_is_refused_with_all_its_faults_and_nothing_is_loaded():
+    model = Two()
+    state = {name: t * 0 for name, t in model.state_dict().items()}
+    del state["scale"]
+    state["third.weight"] = tinylora.zeros(1)
+    state["first.weight"] = tinylora.zeros(4, 3)
+    before = model.state_dict()["first.bias"].tolist()
+    with pytest.raises(RuntimeError) as error:
+        model.load_state_dict(state)
+    for fault in ("missing: scale", "unexpected: third.weight", "first.weight: expected (3, 4), got (4, 3)"):
+        assert fault in str(error.value)
+    with pytest.raises(RuntimeError, match=r"first.weight: expected \(3, 4\), got \(4, 3\)"):
+        model.load_state_dict(state, strict=False)
+    assert model.state_dict()["first.bias"].tolist() == before
+    del state["first.weight"]
+    assert model.load_state_dict(state, strict=False) == (["scale", "first.weight"], ["third.weight"])
+    assert model.first.bias.tolist() == [0.0] * 3
+
+
+def test_an_error_names_the_path_of_the_module_it_came_from():
+    model = GPTModel(TINY)
+    model.trf_blocks[1].att.W_query = nn.Linear(5, 8)
+    with pytest.raises(RuntimeError, match=r"^trf_blocks.1.att.W_query: linear: input of shape \(1, 3, 8\).*\(8, 5\)"):
+        model(ids(1, 3))
+    with pytest.raises(IndexError, match=r"^tok_emb: embedding: ids 11..11 outside the vocabulary 0..10"):
+        model(tinylora.tensor([[11]]))
+    with pytest.raises(IndexError, match="tok_emb: embedding: ids -1..-1"):
+        model(tinylora.tensor([[-1]]))
+
+
+def test_bad_configurations_and_inputs_of_gpt():
+    with pytest.raises(ValueError, match="emb_dim 8 is not divisible by n_heads 3"):
+        GPTModel({**TINY, "n_heads": 3})
+    with pytest.raises(ValueError, match="7 tokens do not fit the context of 6"):
+        GPTModel(TINY)(ids(1, 7))
+    with pytest.raises(ValueError, match="lacks emb_dim, qkv_bias"):
+        GPTModel({k: v for k, v in TINY.items() if k not in ("emb_dim", "qkv_bias")})
+    with pytest.raises(ValueError, match="unknown preset 'gpt3': expected one of gpt2-small"):
+        GPTModel("gpt3")
+    for p in (-0.1, 1.5):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            nn.Dropout(p)
+
+
+# ---------------------------------------------------------------------------------------------- printing
+def test_printed_trees_are_those_of_pytorch():
+    torch = pytest.importorskip("torch", reason="compares with PyTorch: pip install torch")
+
+    def build(n):
+        class Block(n.Module):
+            def __init__(self):
+                super().__init__()
+                self.norm = n.LayerNorm(8)
+                self.layers = n.Sequential(n.Linear(8, 4, bias=False), n.GELU(), n.GELU(approximate="tanh"), n.Dropout(0.1))
+                self.blocks = n.ModuleList([n.ReLU(), n.SiLU(), n.Softmax(dim=-1), n.Identity()])
+                self.emb = n.Embedding(5, 8)
+                self.empty = n.Sequential()
+
+        return Block()
+
+    # PyTorch folds equal neighbours of a ModuleList, and these are all different
+    assert repr(build(nn)) == repr(build(torch.nn))
+
+
+# ------------------------------------------------------------------------------------- gradients of modules
+LAYERS = {
+    "Linear": (lambda: nn.Linear(4, 3), (2, 4)), "Linear without bias": (lambda: nn.Linear(4, 3, bias=False), (4,)),
+    "LayerNorm": (lambda: nn.LayerNorm(4), (2, 4)), "LayerNorm over two axes": (lambda: nn.LayerNorm((2, 3)), (2, 2, 3)),
+    "LayerNorm without affine": (lambda: nn.LayerNorm(4, elementwise_affine=False), (2, 4)),
+    "GELU": (nn.GELU, (2, 3)), "GELU tanh": (lambda: nn.GELU("tanh"), (2, 3)), "ReLU": (nn.ReLU, (2, 3)),
+    "SiLU": (nn.SiLU, (2, 3)), "Softmax": (lambda: nn.Softmax(dim=0), (2, 3)), "Identity": (nn.Identity, (2,)),
+    "Dropout in evaluation": (lambda: nn.Dropout(0.5).eval(), (2, 3)),
+    "Sequential": (lambda: nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.LayerNorm(4), nn.Linear(4, 2)), (2, 3)),
+    "gpt.LayerNorm": (lambda: LayerNorm(4), (2, 4)), "FeedForward": (lambda: FeedForward({"emb_dim": 3}), (2, 3)),
+    "MultiHeadAttention": (lambda: MultiHeadAttention(4, 6, 5, 0.0, 2, qkv_bias=True), (2, 3, 4)),
+    "TransformerBlock": (lambda: TransformerBlock(TINY), (1, 3, 8)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_gradients_of_layers(name):
+    make, shape = LAYERS[name]
+    assert gradcheck(shaken(make()), [np.random.default_rng(1).standard_normal(shape)])
+
+
+def test_every_layer_of_nn_is_checked():
+    layers = {name for name, kind in vars(nn).items() if isinstance(kind, type) and issubclass(kind, nn.Module)}
+    elsewhere = {"Module", "ModuleList", "Embedding", "CrossEntropyLoss", "Dropout"}
+    assert layers - elsewhere <= {name.split()[0] for name in LAYERS}
+
+
+def test_gradients_of_embedding_loss_and_dropout_in_training():
+    assert gradcheck(shaken(nn.Embedding(5, 3)), [ids(2, 4, high=5)])
+    for loss in (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(tinylora.tensor([0.5, 2.0, 1.0]).double(), 1, "sum")):
+        assert gradcheck(loss, [np.random.default_rng(0).standard_normal((4, 3)), ids(4, high=3)])
+
+    def drop(x):
+        tinylora.manual_seed(5)
+        return nn.Dropout(0.5)(x)
+
+    assert gradcheck(drop, [np.ones((3, 4))])
+
+
+@given(lora_sizes(), shapes(max_dims=2, max_side=3), st.booleans())
+def test_gradients_of_lora(size, batch, bias):
+    x = np.random.default_rng(0).standard_normal((*batch, size.in_dim))
+    assert gradcheck(shaken(LoRALayer(*size)), [x])
+    wrapped = shaken(LinearWithLoRA(nn.Linear(size.in_dim, size.out_dim, bias=bias), size.rank, size.alpha))
+    assert gradcheck(wrapped, [x])
+    x = tinylora.tensor(x)
+    assert wrapped(x).allclose(wrapped.linear(x) + wrapped.lora(x), rtol=1e-12, atol=1e-12)
+    wrapped.linear.requires_grad_(False)
+    assert gradcheck(wrapped, [x.data])
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_gradients_of_the_whole_model_with_lora(tied):
+    model = shaken(GPTModel({**TINY, "emb_dim": 4, "n_layers": 1, "vocab_size": 5, "tie_head": tied}), seed=1)
+    tokens = ids(1, 3, high=5)
+    assert gradcheck(model, [tokens])
+    freeze(model)
+    replace_linear_with_lora(model, rank=2, alpha=5)
+    for p in model.double().parameters():
+        p.data = np.random.default_rng(2).standard_normal(p.shape) * 0.5 if p.requires_grad else p.data
+    assert gradcheck(model, [tokens])
+
+
+# --------------------------------------------------------------------------------------------- the numbers
+def trainable(model):
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("rank", [4, 16])
+def test_the_lectures_numbers(rank):
+    with tinylora.device("meta"):
+        model = GPTModel("gpt2-small")
+        model.out_head = nn.Linear(768, 2)
+        assert trainable(model) == 124_441_346
+        for parameter in model.parameters():
+            parameter.requires_grad = False
+        assert trainable(model) == 0
+        with pytest.warns(UserWarning, match=f"rank {rank} is more than a 768 x 2 matrix can use"):
+            replace_linear_with_lora(model, rank=rank, alpha=rank)
+    assert trainable(model) == 12 * 13_824 * rank + 770 * rank
+    assert rank != 16 or trainable(model) == 2_666_528
+    assert sum(isinstance(m, LinearWithLoRA) for m in model.modules()) == 73
+    assert "(W_query): LinearWithLoRA(\n" in repr(model) and "(lora): LoRALayer()" in repr(model)
+    assert "(linear): Linear(in_features=768, out_features=768, bias=True)" in repr(model)
+
+
+@pytest.mark.parametrize("preset, total", [
+    ("gpt2-small", 124_439_808), ("gpt2-medium", 354_823_168), ("gpt2-large", 774_030_080), ("gpt2-xl", 1_557_611_200),
+])  # fmt: skip
+def test_the_published_sizes_with_a_tied_head(preset, total):
+    with tinylora.device("meta"):
+        model = GPTModel({**PRESETS[preset], "tie_head": True})
+    assert trainable(model) == model.summary().total == tinylora.count_parameters(model).total == total
+
+
+def test_the_count_is_split_by_part_and_by_what_moves():
+    model = GPTModel(TINY)
+    freeze(model)
+    replace_linear_with_lora(model, rank=2, alpha=7)
+    count = model.summary()
+    assert count.trainable == count.lora.trainable + count.head.trainable == trainable(model)
+    assert count.base.trainable == 0 and count.bytes == 4 * count.total
+    assert "are trainable" in str(count)
+
+
+# ------------------------------------------------------------------------------------ GPT against PyTorch
+def reference_gpt(torch, state, cfg, tokens):
+    """The lecture's GPT in plain PyTorch operations, on the weights of `state`."""
+    w = {name: torch.tensor(t.data).requires_grad_() for name, t in state.items()}
+    B, T, H = *tokens.shape, cfg["n_heads"]
+
+    def norm(x, at):
+        mean, var = x.mean(-1, keepdim=True), x.var(-1, keepdim=True, unbiased=False)
+        return w[f"{at}.scale"] * (x - mean) / torch.sqrt(var + 1e-5) + w[f"{at}.shift"]
+
+    def linear(x, at):
+        return x @ w[f"{at}.weight"].T + w.get(f"{at}.bias", 0.0)
+
+    x = w["tok_emb.weight"][tokens] + w["pos_emb.weight"][:T]
+    for i in range(cfg["n_layers"]):
+        at = f"trf_blocks.{i}"
+        h = norm(x, f"{at}.norm1")
+        q, k, v = (linear(h, f"{at}.att.W_{s}").view(B, T, H, -1).transpose(1, 2) for s in ("query", "key", "value"))
+        scores = (q @ k.transpose(2, 3)).masked_fill(torch.triu(torch.ones(T, T), 1).bool(), -torch.inf)
+        context = torch.softmax(scores / k.shape[-1] ** 0.5, -1) @ v
+        x = x + linear(context.transpose(1, 2).reshape(B, T, -1), f"{at}.att.out_proj")
+        h = linear(norm(x, f"{at}.norm2"), f"{at}.ff.layers.0")
+        u = (2 / torch.pi) ** 0.5 * (h + 0.044715 * h**3)
+        x = x + linear(0.5 * h * (1 + torch.tanh(u)), f"{at}.ff.layers.2")
+    return linear(norm(x, "final_norm"), "out_head"), w
+
+
+@pytest.mark.parametrize("qkv_bias", [True, False])
+def test_logits_and_gradients_of_gpt_agree_with_pytorch(qkv_bias):
+    torch = pytest.importorskip("torch", reason="compares with PyTorch: pip install torch")
+    cfg = {**TINY, "qkv_bias": qkv_bias}
+    model, tokens, target = shaken(GPTModel(cfg)), ids(3, 6), ids(3, 6, seed=1)
+    logits = model(tokens)
+    nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten()).backward()
+    expected, weights = reference_gpt(torch, model.state_dict(), cfg, torch.tensor(tokens.data))
+    torch.nn.functional.cross_entropy(expected.flatten(0, 1), torch.tensor(target.data).flatten()).backward()
+    np.testing.assert_allclose(logits.data, expected.detach().numpy(), rtol=0, atol=1e-10)
+    for name, p in model.named_parameters():
+        np.testing.assert_allclose(p.grad.data, weights[name].grad.numpy(), rtol=0, atol=1e-10, err_msg=name)
+
+
+def test_a_token_sees_no_token_after_it():
+    model = shaken(GPTModel(TINY)).eval()
+    a, b = ids(1, 6), ids(1, 6)
+    b[0, 4] = (b[0, 4].item() + 1) % 11
+    assert model(a)[:, :4].equal(model(b)[:, :4]) and not model(a)[:, 4:].allclose(model(b)[:, 4:])
+
+
+def test_dropout_acts_in_training_alone():
+    model = GPTModel({**TINY, "drop_rate": 0.5})
+    x = ids(2, 6)
+    assert not model(x).equal(model(x))
+    model.eval()
+    assert model(x).equal(model(x))
+    tinylora.manual_seed(1)
+    first = model.train()(x)
+    tinylora.manual_seed(1)
+    assert model(x).equal(first)
+
+
+# ----------------------------------------------------------------------------------- LoRA while it trains
+def test_training_moves_b_first_then_a_and_never_the_base():
+    tinylora.manual_seed(0)
+    model = GPTModel(TINY)
+    freeze(model)
+    replace_linear_with_lora(model, rank=2, alpha=3)
+    lora = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    base = {name: p.data.tobytes() for name, p in model.named_parameters() if not p.requires_grad}
+    start = {name: p.data.copy() for name, p in lora.items()}
+    assert all(p.data.any() == name.endswith("A") for name, p in lora.items())
+    optimizer = tinylora.optim.AdamW(lora.values(), lr=0.01, weight_decay=0.0)
+    for step in range(2):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(ids(2, 6)).flatten(0, 1), ids(2, 6, seed=1).flatten()).backward()
+        optimizer.step()
+        assert all(p.data.any() for p in lora.values())
+        moved = {name: not np.array_equal(p.data, start[name]) for name, p in lora.items()}
+        assert all(moved[name] or (step == 0 and name.endswith("A")) for name in moved)
+    assert {name: p.data.tobytes() for name, p in model.named_parameters() if name in base} == base
+    assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
+
+
+def test_a_frozen_model_computes_no_weight_gradient():
+    model = GPTModel(TINY)
+    freeze(model)
+    replace_linear_with_lora(model, rank=2, alpha=3)
+    with tinylora.profile() as p:
+        nn.functional.cross_entropy(model(ids(2, 6)).flatten(0, 1), ids(2, 6, seed=1).flatten()).backward()
+    vjps = p.ops["lora_linear"].vjps
+    assert vjps["d_weight"].calls == vjps["d_bias"].calls == 0
+    assert vjps["d_A"].calls == vjps["d_B"].calls == 6 * 2 + 1
+    assert p.ops["layer_norm"].vjps["d_weight"].calls == p.ops["embedding"].vjps["d_weight"].calls == 0
+
+
+def test_ranks_that_make_no_sense():
+    for rank in (0, -1, 2.5, "4"):
+        with pytest.raises(ValueError, match="rank must be an integer of at least 1"):
+            LoRALayer(4, 3, rank, 1)
+    with pytest.warns(UserWarning, match="rank 5 is more than a 4 x 3 matrix can use"):
+        LoRALayer(4, 3, 5, 1)
+    with pytest.raises(TypeError, match="not around a ReLU"):
+        LinearWithLoRA(nn.ReLU(), 1, 1)
+    model = nn.Sequential(nn.Linear(2, 2))
+    replace_linear_with_lora(model, 1, 2)
+    with pytest.raises(RuntimeError, match="has a LoRA already"):
+        replace_linear_with_lora(model, 1, 2)
+
+
+def test_unmerging_gives_the_same_bytes_back():
+    layer = shaken(LinearWithLoRA(nn.Linear(5, 3), rank=2, alpha=7))
+    x = tinylora.randn(4, 5).double()
+    before, y = layer.linear.weight.data.tobytes(), layer(x)
+    layer.merge()
+    with tinylora.no_grad():
+        assert layer(x).allclose(y, rtol=1e-12, atol=1e-12)
+    with pytest.raises(RuntimeError, match="merged already"):
+        layer.merge()
+    with pytest.raises(RuntimeError, match="merged it cannot be trained"):
+        layer(x)
+    layer.unmerge()
+    assert layer.linear.weight.data.tobytes() == before
+    with pytest.raises(RuntimeError, match="not merged"):
+        layer.unmerge()
+    layer.lora.A.data[0, 0] = np.nan
+    with pytest.raises(RuntimeError, match="NaN or infinity"):
+        layer.merge()

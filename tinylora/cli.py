@@ -1,0 +1,203 @@
+"""The command line: `tinylora`, and `tinylora count | finetune | predict | generate | merge`.
+
+Exit status: 0, or 2 for wrong usage, or 1 for a run that failed; then one line on standard error says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tinylora import backend, demo, screen
+from tinylora.adapters import LoRAConfig, apply_lora, load_adapter
+from tinylora.checkpoint import load_model, read_config, set_classes
+from tinylora.classifier import adapter_file, check_output, load_classifier, save_merged, save_run
+from tinylora.data import END, decode, read_messages, split
+from tinylora.generate import generate
+from tinylora.models.gpt import PRESETS, GPTModel
+from tinylora.train import TrainConfig, evaluate, predict, train
+
+
+# ------------------------------------------------------------------------------------------- commands
+def count(args: argparse.Namespace) -> None:
+    """Print the lecture's three numbers for a model, on the meta device."""
+    cfg = PRESETS.get(args.model) or read_config(args.model)
+    with backend.device("meta"):
+        model = GPTModel({k: v for k, v in cfg.items() if k != "labels"})
+        demo.say_counts(demo.lecture_count(model, args.classes, args.rank, args.alpha), args.rank, args.alpha)
+    screen.counts(model)
+    if args.tree:
+        screen.tree(model, args.model)
+
+
+def finetune(args: argparse.Namespace) -> None:
+    """Fine-tune a classifier with LoRA on a file of labelled messages."""
+    out = args.out or Path("runs") / Path(args.data).stem
+    _usage(check_output, out)
+    messages = read_messages(args.data, args.text_column, args.label_column)
+    parts = split(messages, args.seed)
+    labels = sorted({m.label for m in messages})
+    backend.manual_seed(args.seed)
+    model = load_model(args.model)
+    set_classes(model, len(labels))
+    lora = LoRAConfig(args.rank, args.alpha, train=("out_head",), scaling="alpha/r")
+    apply_lora(model, lora)
+    sizes = [len(part) for part in parts]
+    screen.say(f"{sum(sizes):,} different messages of {len(messages):,}, in {len(labels)} classes: {', '.join(labels)}")
+    screen.say(f"{sizes[0]:,} to train on, {sizes[1]:,} to validate, {sizes[2]:,} to test")
+    screen.counts(model)
+    config = TrainConfig(args.epochs, args.lr, args.batch_size, args.seed)
+    history: list[dict[str, Any]] = []
+    with screen.training(history) as report:
+        finished = train(model, parts.train, parts.valid, labels, config, report)
+    found = evaluate(model, parts.test, labels)
+    screen.heading(f"On the {sizes[2]:,} held-out messages")
+    screen.metrics(found)
+    model_name = args.model if args.model == "nano" else str(Path(args.model).absolute())
+    about = {
+        "model": model_name, "labels": labels, "data": str(args.data), "split": dict(zip(parts._fields, sizes, strict=True)),
+        "lora": dataclasses.asdict(lora), "train": dataclasses.asdict(config), "finished": finished, "test": found.as_dict(),
+    }  # fmt: skip
+    save_run(out, model, lora, about, [*history, {"test": found.as_dict()}])
+    screen.say(f"\nwritten: {out}/adapter.safetensors, metrics.jsonl, config.json")
+
+
+def predict_texts(args: argparse.Namespace) -> None:
+    """Print label, probability and text for each text given, or each line of standard input."""
+    texts = args.text or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    if not texts:
+        raise ValueError("no text: give some as arguments, or one a line on standard input")
+    model, labels = load_classifier(args.adapter, args.model)
+    for text, p in zip(texts, predict(model, texts), strict=True):
+        screen.say(f"{labels[int(p.argmax())]}\t{p.max():.4f}\t{text}")
+
+
+def generate_text(args: argparse.Namespace) -> None:
+    """Continue a prompt."""
+    model = load_model(args.model)
+    if model.out_head.out_features != model.cfg["vocab_size"]:
+        raise ValueError(f"{args.model} is a classifier: it has no scores for tokens to generate from")
+    if args.adapter:
+        load_adapter(model, adapter_file(args.adapter), lora_only=True)
+    prompt = [END, *args.prompt.encode()]
+    tokens = []
+    for token in generate(model, prompt, args.tokens, args.temperature, args.top_k, args.seed):
+        if token == END:
+            break
+        tokens.append(token)
+    screen.say(args.prompt + decode(tokens))
+
+
+def merge(args: argparse.Namespace) -> None:
+    """Write base + adapter as one plain model folder."""
+    _usage(check_output, args.out)
+    save_merged(args.adapter, args.out, args.model)
+    screen.say(f"written: {args.out}/model.safetensors, config.json")
+
+
+# ------------------------------------------------------------------------------------------- arguments
+class UsageError(Exception):
+    """The command cannot be carried out as given: exit status 2."""
+
+
+def _usage(check: Callable[..., Any], *args: Any) -> None:
+    try:
+        check(*args)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _number(kind: Callable[[str], Any], low: float, what: str) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value < math.inf:
+            raise argparse.ArgumentTypeError(f"expected {what}, not {text!r}")
+        return value
+
+    return parse
+
+
+positive = _number(int, 1, "a whole number of at least 1")
+whole = _number(int, 0, "a whole number of at least 0")
+not_negative = _number(float, 0, "a number of at least 0")
+above_zero = _number(float, 1e-300, "a number above 0")
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    top = argparse.ArgumentParser(prog="tinylora", description="LoRA fine-tuning from the inside. Alone: the main job.")
+    top.set_defaults(run=lambda args: demo.run())
+    commands = top.add_subparsers(title="commands")
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], **base: Any) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
+        sub.set_defaults(run=run)
+        sub.add_argument("--device", choices=("cpu", "cuda"), help="default: TINYLORA_DEVICE, else cpu")
+        if base:
+            sub.add_argument("--model", metavar="nano|DIR", **base)
+        return sub
+
+    sub = command("count", count)
+    sub.add_argument("--model", default="gpt2-small", metavar="PRESET|nano|DIR", help=", ".join(PRESETS))
+    sub.add_argument("--classes", type=positive, default=2)
+    sub.add_argument("--rank", type=positive, default=16)
+    sub.add_argument("--alpha", type=above_zero, default=16.0)
+    sub.add_argument("--tree", action="store_true", help="print the whole model as a tree")
+
+    sub = command("finetune", finetune, default="nano", help="the base model")
+    sub.add_argument("data", metavar="DATA", help="TSV, CSV or JSONL with a label and a text column")
+    sub.add_argument("--text-column", metavar="NAME")
+    sub.add_argument("--label-column", metavar="NAME")
+    sub.add_argument("--rank", type=positive, default=16)
+    sub.add_argument("--alpha", type=above_zero, default=16.0, help="A B is multiplied by alpha / rank")
+    sub.add_argument("--lr", type=above_zero, default=1e-3)
+    sub.add_argument("--epochs", type=positive, default=2)
+    sub.add_argument("--batch-size", type=positive, default=32)
+    sub.add_argument("--seed", type=whole, default=0)
+    sub.add_argument("--out", type=Path, help="a new folder; default runs/NAME-OF-DATA")
+
+    sub = command("predict", predict_texts, help="where the base model is now, if it moved")
+    sub.add_argument("adapter", metavar="ADAPTER", help="a run's folder, an adapter file, or a merged model")
+    sub.add_argument("text", metavar="TEXT", nargs="*", help="default: lines of standard input")
+
+    sub = command("generate", generate_text, default="nano", help="the language model")
+    sub.add_argument("--prompt", default="The ")
+    sub.add_argument("--adapter", help="a run's folder or an adapter file; its head is left out")
+    sub.add_argument("--tokens", type=positive, default=200)
+    sub.add_argument("--temperature", type=not_negative, default=0.7)
+    sub.add_argument("--top-k", type=positive, default=None)
+    sub.add_argument("--seed", type=whole, default=None)
+
+    sub = command("merge", merge, help="where the base model is now, if it moved")
+    sub.add_argument("adapter", metavar="ADAPTER", help="a run's folder or an adapter file")
+    sub.add_argument("--out", type=Path, required=True, help="a new folder")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    args = parser().parse_args(argv)
+    warnings.showwarning = lambda message, *_, **__: print(f"tinylora: warning: {message}", file=sys.stderr)
+    try:
+        if getattr(args, "device", None):
+            backend.set_default_device(args.device)
+        args.run(args)
+    except UsageError as error:
+        print(f"tinylora: error: {error}", file=sys.stderr)
+        return 2
+    except (ValueError, RuntimeError, OSError, ArithmeticError, MemoryError) as error:
+        print(f"tinylora: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("tinylora: interrupted", file=sys.stderr)
+        return 130
+    return 0

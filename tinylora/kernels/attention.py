@@ -1,0 +1,116 @@
+"""Attention without the T × T matrix: memory grows with the sequence, not with its square.
+
+Scores s are computed for a few query rows at a time, as e = e^(s - max s), and thrown away. Beside q, k, v and the
+output y, two numbers per row are kept, max s and Σ e; with these the backward pass computes each block again.
+Dao et al. 2022, "FlashAttention", section 3; Rabe & Staats 2021, "Self-attention does not need O(n²) memory".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from tinylora import ops
+from tinylora.backend import mix
+from tinylora.meta import MetaArray
+from tinylora.op import once
+
+ROWS = 64  # query rows in a block, twice as many where S is long: few skip more of the future, many multiply faster
+SCORES = {"numpy": 2**18, "cupy": 2**26}  # scores computed at once: 1 MB stays in a core's cache, 256 MB fill a GPU
+SHORT = 256  # up to so many keys the blocks are kept after all: computing them again would cost more than it saves
+
+Block = tuple[slice, slice, slice, int]  # of the batch, of the heads, of the query rows, and how many keys these see
+
+
+@ops.attention.tune("numpy", "cupy")
+def attention(xp, q, k, v, causal=True, p=0.0, key=0):
+    """The definition, a block of query rows (b, h, R, n) at a time; keys that are future to a whole block are skipped.
+
+    P = e / Σ e is never formed. With a mask M of 0 and 1, and per row g' = g / (Σ e · (1 - p)) and Δ = Σ g ∘ y / Σ e,
+    dL/dv = (e ∘ M)ᵀ g' and dS = e ∘ ((g' vᵀ) ∘ M - Δ), and one walk over the blocks gives all three gradients.
+    Declines zero sizes, p = 1, other dtypes than float32 and float64, k and v that differ in shape or from q in batch,
+    and causal queries that come before the first key.
+    """
+    (*batch, T, D), S = q.shape, k.shape[-2]
+    if len(batch) != 2 or k.shape != (*batch, S, D) or v.shape != k.shape or 0 in (*q.shape, S):
+        return NotImplemented
+    if not q.dtype == k.dtype == v.dtype or q.dtype.char not in "fd" or isinstance(q, MetaArray):
+        return NotImplemented
+    if p == 1 or (causal and S < T):
+        return NotImplemented
+    scale, kept = 1 / math.sqrt(D), 1 / (1 - p)
+    scaled_q = q * scale
+    y = xp.empty_like(q)  # in memory laid out as q is, so that joining the heads again is free
+    top, total = (xp.empty((*batch, T, 1), q.dtype) for _ in range(2))
+    blocks = list(_blocks(*q.shape[:3], S, causal, ROWS if S <= SHORT else 2 * ROWS, SCORES[xp.__name__]))
+
+    def weights(b, h, i, n, first):
+        """e and M of a block, (b, h, R, n)."""
+        s = scaled_q[b, h, i] @ k[b, h, :n].swapaxes(-1, -2)
+        if causal:  # of the last R keys, row r of the block may see r + 1
+            R = s.shape[-2]
+            limit = xp.where(xp.tri(R, dtype=bool), math.inf, -math.inf).astype(s.dtype)
+            xp.fmin(s[..., n - R :], limit, out=s[..., n - R :])
+        if first:
+            top[b, h, i] = s.max(axis=-1, keepdims=True)
+        s -= top[b, h, i]
+        return xp.exp(s, out=s), mask(b, h, i, n) if p else None
+
+    def mask(b, h, i, n):
+        """The part of the definition's dropout mask that covers a block, as 0 and 1."""
+        axes = [xp.arange(length, dtype=np.uint64) for length in (*q.shape[:3], n)]
+        positions = axes[0][b, None] * np.uint64(batch[1]) + axes[1][h]
+        positions = positions[..., None] * np.uint64(T) + axes[2][i]
+        positions = positions[..., None] * np.uint64(S) + axes[3]
+        return (mix(positions, key) >= np.uint64(int(p * 2**64))).astype(q.dtype)
+
+    saved = []
+    for b, h, i, n in blocks:
+        e, M = weights(b, h, i, n, first=True)
+        total[b, h, i] = e @ xp.ones((n, 1), e.dtype)
+        xp.multiply((e if M is None else e * M) @ v[b, h, :n], kept / total[b, h, i], out=y[b, h, i])
+        if S <= SHORT:
+            saved.append((e, M))
+
+    def gradients(g):
+        d_q, d_k, d_v = xp.empty_like(q), xp.zeros_like(k), xp.zeros_like(v)
+        delta = (g * y).sum(axis=-1, keepdims=True) / total
+        g = g * (kept / total)
+        for j, (b, h, i, n) in enumerate(blocks):
+            e, M = saved[j] if saved else weights(b, h, i, n, first=False)
+            d_scores = g[b, h, i] @ v[b, h, :n].swapaxes(-1, -2)
+            if M is not None:
+                d_scores *= M
+            d_scores -= delta[b, h, i]
+            d_scores *= e
+            d_v[b, h, :n] += (e if M is None else e * M).swapaxes(-1, -2) @ g[b, h, i]
+            d_k[b, h, :n] += d_scores.swapaxes(-1, -2) @ scaled_q[b, h, i]
+            d_q[b, h, i] = d_scores @ k[b, h, :n]
+        d_q *= scale
+        return d_q, d_k, d_v
+
+    shared = once(gradients)
+
+    def d_q(g):
+        return shared(g)[0]
+
+    def d_k(g):
+        return shared(g)[1]
+
+    def d_v(g):
+        return shared(g)[2]
+
+    return y, (d_q, d_k, d_v)
+
+
+def _blocks(B: int, H: int, T: int, S: int, causal: bool, at_most: int, scores: int) -> Iterator[Block]:
+    """Cut (B, H, T) into blocks of `at_most` rows and, where one head's rows leave room, about `scores` scores."""
+    for start in range(0, T, at_most):
+        rows = slice(start, min(start + at_most, T))
+        n = S - T + rows.stop if causal else S
+        heads = max(1, scores // ((rows.stop - start) * n))
+        for b in range(0, B, max(1, heads // H)):
+            for h in range(0, H, heads):
+                yield slice(b, b + max(1, heads // H)), slice(h, h + heads), rows, n

@@ -1,0 +1,54 @@
+"""How well a classifier does: accuracy, precision, recall, F1, and who was taken for whom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Counts of true class (rows) against predicted class (columns), and what follows from them."""
+
+    labels: tuple[str, ...]
+    confusion: np.ndarray  # (classes, classes)
+    loss: float
+
+    @classmethod
+    def of(cls, labels: Sequence[str], true: Sequence[int], predicted: Sequence[int], loss: float) -> Metrics:
+        confusion = np.zeros((len(labels), len(labels)), int)
+        np.add.at(confusion, (np.asarray(true, int), np.asarray(predicted, int)), 1)
+        return cls(tuple(labels), confusion, loss)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of messages whose class was predicted."""
+        return float(self.confusion.trace() / max(1, self.confusion.sum()))
+
+    def precision(self, label: str) -> float:
+        """Of those called `label`, the share that are."""
+        i = self.labels.index(label)
+        return float(self.confusion[i, i] / max(1, self.confusion[:, i].sum()))
+
+    def recall(self, label: str) -> float:
+        """Of those that are `label`, the share that were called so."""
+        i = self.labels.index(label)
+        return float(self.confusion[i, i] / max(1, self.confusion[i].sum()))
+
+    def f1(self, label: str) -> float:
+        """Harmonic mean of precision and recall."""
+        p, r = self.precision(label), self.recall(label)
+        return 2 * p * r / (p + r) if p + r else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        per_class = {
+            label: {"precision": self.precision(label), "recall": self.recall(label), "f1": self.f1(label)}
+            for label in self.labels
+        }
+        return {
+            "accuracy": self.accuracy, "loss": self.loss, "classes": per_class, "confusion": self.confusion.tolist(),
+        }  # fmt: skip
