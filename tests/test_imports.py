@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "tinylora"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
-    "meta", "backend", "op", "ops", "kernels tensor", "promote profile", "functional", "shaping", "creation", "indexing",
-    "methods", "nn", "models lora optim testing",
+    "meta", "backend", "op", "ops", "kernels tensor", "promote profile", "functional", "shaping", "creation",
+    "indexing", "methods", "nn lowrank", "models lora optim testing",
     "adapters formats data train metrics checkpoint classifier generate screen demo", "cli", "__main__",
 ]  # fmt: skip
 TOP = FLOORS[-3]  # applications of the library: these may import each other, if not in a circle

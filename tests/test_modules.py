@@ -4,27 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from models import TINY, ids, shaken
 
 import tinylora
 from tinylora import nn
 from tinylora.lora import LinearWithLoRA, LoRALayer, freeze, replace_linear_with_lora
-from tinylora.models.gpt import PRESETS, FeedForward, GPTModel, LayerNorm, MultiHeadAttention, TransformerBlock
+from tinylora.models.gpt import FeedForward, GPTModel, LayerNorm, MultiHeadAttention, TransformerBlock
 from tinylora.testing import gradcheck
 from tinylora.testing.strategies import lora_sizes, shapes
-
-TINY = {"vocab_size": 11, "context_length": 6, "emb_dim": 8, "n_heads": 2, "n_layers": 2, "drop_rate": 0.0, "qkv_bias": True}
-
-
-def ids(*shape, high=11, seed=0):
-    return tinylora.tensor(np.random.default_rng(seed).integers(0, high, shape))
-
-
-def shaken(model, seed=0):
-    """float64, every parameter random: ones, zeros and LoRA's B = 0 hide mistakes."""
-    rng = np.random.default_rng(seed)
-    for p in model.double().parameters():
-        p.data = np.asarray(rng.standard_normal(p.shape)) * 0.5
-    return model
 
 
 # ------------------------------------------------------------------------------------------ registering
@@ -93,7 +80,9 @@ def test_setattr_reaches_into_sequential_and_module_list():
         assert container[0] is new and len(container) == 2 and next(container.named_children())[0] == "0"
         container[-1] = nn.GELU()
         assert isinstance(container[1], nn.GELU)
-        assert len(container[:1]) == 1 and type(container[:1]) is type(container) and len(container.append(nn.ReLU())) == 3
+        assert (
+            len(container[:1]) == 1 and type(container[:1]) is type(container) and len(container.append(nn.ReLU())) == 3
+        )
         with pytest.raises(IndexError, match="holds 3 modules"):
             container[3]
 
@@ -194,7 +183,9 @@ def test_printed_trees_are_those_of_pytorch():
             def __init__(self):
                 super().__init__()
                 self.norm = n.LayerNorm(8)
-                self.layers = n.Sequential(n.Linear(8, 4, bias=False), n.GELU(), n.GELU(approximate="tanh"), n.Dropout(0.1))
+                self.layers = n.Sequential(
+                    n.Linear(8, 4, bias=False), n.GELU(), n.GELU(approximate="tanh"), n.Dropout(0.1)
+                )
                 self.blocks = n.ModuleList([n.ReLU(), n.SiLU(), n.Softmax(dim=-1), n.Identity()])
                 self.emb = n.Embedding(5, 8)
                 self.empty = n.Sequential()
@@ -208,7 +199,8 @@ def test_printed_trees_are_those_of_pytorch():
 # ------------------------------------------------------------------------------------- gradients of modules
 LAYERS = {
     "Linear": (lambda: nn.Linear(4, 3), (2, 4)), "Linear without bias": (lambda: nn.Linear(4, 3, bias=False), (4,)),
-    "LayerNorm": (lambda: nn.LayerNorm(4), (2, 4)), "LayerNorm over two axes": (lambda: nn.LayerNorm((2, 3)), (2, 2, 3)),
+    "LayerNorm": (lambda: nn.LayerNorm(4), (2, 4)),
+    "LayerNorm over two axes": (lambda: nn.LayerNorm((2, 3)), (2, 2, 3)),
     "LayerNorm without affine": (lambda: nn.LayerNorm(4, elementwise_affine=False), (2, 4)),
     "GELU": (nn.GELU, (2, 3)), "GELU tanh": (lambda: nn.GELU("tanh"), (2, 3)), "ReLU": (nn.ReLU, (2, 3)),
     "SiLU": (nn.SiLU, (2, 3)), "Softmax": (lambda: nn.Softmax(dim=0), (2, 3)), "Identity": (nn.Identity, (2,)),
@@ -266,173 +258,3 @@ def test_gradients_of_the_whole_model_with_lora(tied):
     for p in model.double().parameters():
         p.data = np.random.default_rng(2).standard_normal(p.shape) * 0.5 if p.requires_grad else p.data
     assert gradcheck(model, [tokens])
-
-
-# --------------------------------------------------------------------------------------------- the numbers
-def trainable(model):
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-@pytest.mark.parametrize("rank", [4, 16])
-def test_the_lectures_numbers(rank):
-    with tinylora.device("meta"):
-        model = GPTModel("gpt2-small")
-        model.out_head = nn.Linear(768, 2)
-        assert trainable(model) == 124_441_346
-        for parameter in model.parameters():
-            parameter.requires_grad = False
-        assert trainable(model) == 0
-        with pytest.warns(UserWarning, match=f"rank {rank} is more than a 768 x 2 matrix can use"):
-            replace_linear_with_lora(model, rank=rank, alpha=rank)
-    assert trainable(model) == 12 * 13_824 * rank + 770 * rank
-    assert rank != 16 or trainable(model) == 2_666_528
-    assert sum(isinstance(m, LinearWithLoRA) for m in model.modules()) == 73
-    assert "(W_query): LinearWithLoRA(\n" in repr(model) and "(lora): LoRALayer()" in repr(model)
-    assert "(linear): Linear(in_features=768, out_features=768, bias=True)" in repr(model)
-
-
-@pytest.mark.parametrize("preset, total", [
-    ("gpt2-small", 124_439_808), ("gpt2-medium", 354_823_168), ("gpt2-large", 774_030_080), ("gpt2-xl", 1_557_611_200),
-])  # fmt: skip
-def test_the_published_sizes_with_a_tied_head(preset, total):
-    with tinylora.device("meta"):
-        model = GPTModel({**PRESETS[preset], "tie_head": True})
-    assert trainable(model) == model.summary().total == tinylora.count_parameters(model).total == total
-
-
-def test_the_count_is_split_by_part_and_by_what_moves():
-    model = GPTModel(TINY)
-    freeze(model)
-    replace_linear_with_lora(model, rank=2, alpha=7)
-    count = model.summary()
-    assert count.trainable == count.lora.trainable + count.head.trainable == trainable(model)
-    assert count.base.trainable == 0 and count.bytes == 4 * count.total
-    assert "are trainable" in str(count)
-
-
-# ------------------------------------------------------------------------------------ GPT against PyTorch
-def reference_gpt(torch, state, cfg, tokens):
-    """The lecture's GPT in plain PyTorch operations, on the weights of `state`."""
-    w = {name: torch.tensor(t.data).requires_grad_() for name, t in state.items()}
-    B, T, H = *tokens.shape, cfg["n_heads"]
-
-    def norm(x, at):
-        mean, var = x.mean(-1, keepdim=True), x.var(-1, keepdim=True, unbiased=False)
-        return w[f"{at}.scale"] * (x - mean) / torch.sqrt(var + 1e-5) + w[f"{at}.shift"]
-
-    def linear(x, at):
-        return x @ w[f"{at}.weight"].T + w.get(f"{at}.bias", 0.0)
-
-    x = w["tok_emb.weight"][tokens] + w["pos_emb.weight"][:T]
-    for i in range(cfg["n_layers"]):
-        at = f"trf_blocks.{i}"
-        h = norm(x, f"{at}.norm1")
-        q, k, v = (linear(h, f"{at}.att.W_{s}").view(B, T, H, -1).transpose(1, 2) for s in ("query", "key", "value"))
-        scores = (q @ k.transpose(2, 3)).masked_fill(torch.triu(torch.ones(T, T), 1).bool(), -torch.inf)
-        context = torch.softmax(scores / k.shape[-1] ** 0.5, -1) @ v
-        x = x + linear(context.transpose(1, 2).reshape(B, T, -1), f"{at}.att.out_proj")
-        h = linear(norm(x, f"{at}.norm2"), f"{at}.ff.layers.0")
-        u = (2 / torch.pi) ** 0.5 * (h + 0.044715 * h**3)
-        x = x + linear(0.5 * h * (1 + torch.tanh(u)), f"{at}.ff.layers.2")
-    return linear(norm(x, "final_norm"), "out_head"), w
-
-
-@pytest.mark.parametrize("qkv_bias", [True, False])
-def test_logits_and_gradients_of_gpt_agree_with_pytorch(qkv_bias):
-    torch = pytest.importorskip("torch", reason="compares with PyTorch: pip install torch")
-    cfg = {**TINY, "qkv_bias": qkv_bias}
-    model, tokens, target = shaken(GPTModel(cfg)), ids(3, 6), ids(3, 6, seed=1)
-    logits = model(tokens)
-    nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten()).backward()
-    expected, weights = reference_gpt(torch, model.state_dict(), cfg, torch.tensor(tokens.data))
-    torch.nn.functional.cross_entropy(expected.flatten(0, 1), torch.tensor(target.data).flatten()).backward()
-    np.testing.assert_allclose(logits.data, expected.detach().numpy(), rtol=0, atol=1e-10)
-    for name, p in model.named_parameters():
-        np.testing.assert_allclose(p.grad.data, weights[name].grad.numpy(), rtol=0, atol=1e-10, err_msg=name)
-
-
-def test_a_token_sees_no_token_after_it():
-    model = shaken(GPTModel(TINY)).eval()
-    a, b = ids(1, 6), ids(1, 6)
-    b[0, 4] = (b[0, 4].item() + 1) % 11
-    assert model(a)[:, :4].equal(model(b)[:, :4]) and not model(a)[:, 4:].allclose(model(b)[:, 4:])
-
-
-def test_dropout_acts_in_training_alone():
-    model = GPTModel({**TINY, "drop_rate": 0.5})
-    x = ids(2, 6)
-    assert not model(x).equal(model(x))
-    model.eval()
-    assert model(x).equal(model(x))
-    tinylora.manual_seed(1)
-    first = model.train()(x)
-    tinylora.manual_seed(1)
-    assert model(x).equal(first)
-
-
-# ----------------------------------------------------------------------------------- LoRA while it trains
-def test_training_moves_b_first_then_a_and_never_the_base():
-    tinylora.manual_seed(0)
-    model = GPTModel(TINY)
-    freeze(model)
-    replace_linear_with_lora(model, rank=2, alpha=3)
-    lora = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    base = {name: p.data.tobytes() for name, p in model.named_parameters() if not p.requires_grad}
-    start = {name: p.data.copy() for name, p in lora.items()}
-    assert all(p.data.any() == name.endswith("A") for name, p in lora.items())
-    optimizer = tinylora.optim.AdamW(lora.values(), lr=0.01, weight_decay=0.0)
-    for step in range(2):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(ids(2, 6)).flatten(0, 1), ids(2, 6, seed=1).flatten()).backward()
-        optimizer.step()
-        assert all(p.data.any() for p in lora.values())
-        moved = {name: not np.array_equal(p.data, start[name]) for name, p in lora.items()}
-        assert all(moved[name] or (step == 0 and name.endswith("A")) for name in moved)
-    assert {name: p.data.tobytes() for name, p in model.named_parameters() if name in base} == base
-    assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
-
-
-def test_a_frozen_model_computes_no_weight_gradient():
-    model = GPTModel(TINY)
-    freeze(model)
-    replace_linear_with_lora(model, rank=2, alpha=3)
-    with tinylora.profile() as p:
-        nn.functional.cross_entropy(model(ids(2, 6)).flatten(0, 1), ids(2, 6, seed=1).flatten()).backward()
-    vjps = p.ops["lora_linear"].vjps
-    assert vjps["d_weight"].calls == vjps["d_bias"].calls == 0
-    assert vjps["d_A"].calls == vjps["d_B"].calls == 6 * 2 + 1
-    assert p.ops["layer_norm"].vjps["d_weight"].calls == p.ops["embedding"].vjps["d_weight"].calls == 0
-
-
-def test_ranks_that_make_no_sense():
-    for rank in (0, -1, 2.5, "4"):
-        with pytest.raises(ValueError, match="rank must be an integer of at least 1"):
-            LoRALayer(4, 3, rank, 1)
-    with pytest.warns(UserWarning, match="rank 5 is more than a 4 x 3 matrix can use"):
-        LoRALayer(4, 3, 5, 1)
-    with pytest.raises(TypeError, match="not around a ReLU"):
-        LinearWithLoRA(nn.ReLU(), 1, 1)
-    model = nn.Sequential(nn.Linear(2, 2))
-    replace_linear_with_lora(model, 1, 2)
-    with pytest.raises(RuntimeError, match="has a LoRA already"):
-        replace_linear_with_lora(model, 1, 2)
-
-
-def test_unmerging_gives_the_same_bytes_back():
-    layer = shaken(LinearWithLoRA(nn.Linear(5, 3), rank=2, alpha=7))
-    x = tinylora.randn(4, 5).double()
-    before, y = layer.linear.weight.data.tobytes(), layer(x)
-    layer.merge()
-    with tinylora.no_grad():
-        assert layer(x).allclose(y, rtol=1e-12, atol=1e-12)
-    with pytest.raises(RuntimeError, match="merged already"):
-        layer.merge()
-    with pytest.raises(RuntimeError, match="merged it cannot be trained"):
-        layer(x)
-    layer.unmerge()
-    assert layer.linear.weight.data.tobytes() == before
-    with pytest.raises(RuntimeError, match="not merged"):
-        layer.unmerge()
-    layer.lora.A.data[0, 0] = np.nan
-    with pytest.raises(RuntimeError, match="NaN or infinity"):
-        layer.merge()

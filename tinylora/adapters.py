@@ -51,7 +51,7 @@ class LoRAConfig:
             raise ValueError("targets and train are tuples of names, not one string")
         if self.scaling not in SCALES or self.init not in INITS:
             raise ValueError(f"scaling is one of {', '.join(SCALES)} and init one of {', '.join(INITS)}")
-        if not isinstance(self.rank, int) or self.rank <= 0 or not math.isfinite(self.alpha):
+        if type(self.rank) is not int or self.rank <= 0 or not math.isfinite(self.alpha):
             raise ValueError(f"rank is an integer above 0 and alpha a finite number, got {self.rank!r}, {self.alpha!r}")
 
 
@@ -89,16 +89,24 @@ def resolve(model: nn.Module, config: LoRAConfig) -> list[str]:
     """Paths of the Linears that `config` names. Raises ValueError for an entry that matches nothing, or LoRA twice."""
     modules = dict(model.named_modules())
     linears = [path for path, m in modules.items() if isinstance(m, nn.Linear) and not _below(path, config.train)]
+    if wrapped := [path for path, _ in lora_modules(model)]:
+        raise ValueError(f"LoRA is applied already, to {wrapped[0]} and {len(wrapped) - 1} more: a layer is wrapped once")
     for name in config.train:
         if name not in modules:
             raise ValueError(f"train names {name!r}, and the model has no such module")
     for target in config.targets:
         if not any(_matches(path, target) for path in linears):
             raise ValueError(f"target {target!r} matches no Linear; there are {', '.join(linears[:8])}, ..")
-    chosen = [path for path in linears if any(_matches(path, target) for target in config.targets)]
-    if wrapped := [path for path, _ in lora_modules(model)]:
-        raise ValueError(f"LoRA is applied already, to {wrapped[0]} and {len(wrapped) - 1} more: a layer is wrapped once")
-    return chosen
+    return [path for path in linears if any(_matches(path, target) for target in config.targets)]
+
+
+def _refuse_tied(model: nn.Module, train: tuple[str, ...]) -> None:
+    """A weight that stands both inside and outside the modules trained whole would move the base."""
+    inside = {id(p): name for name in train for p in model.get_submodule(name).parameters()}
+    for path, module in model.named_modules():
+        for p in () if _below(path, train) else module._parameters.values():
+            if id(p) in inside:
+                raise ValueError(f"{inside[id(p)]} shares a weight with {path}: it cannot be trained apart from the base")
 
 
 def apply_lora(model: nn.Module, config: LoRAConfig) -> Plan:
@@ -111,6 +119,7 @@ def apply_lora(model: nn.Module, config: LoRAConfig) -> Plan:
     32768
     """
     paths = resolve(model, config)
+    _refuse_tied(model, config.train)
     frozen_before = [(p, p.requires_grad) for p in model.parameters()]
     done: list[tuple[nn.Module, str, nn.Module]] = []
     plan = Plan()
@@ -137,11 +146,15 @@ def apply_lora(model: nn.Module, config: LoRAConfig) -> Plan:
 
 def _wrap(linear: nn.Linear, config: LoRAConfig) -> LinearWithLoRA:
     wrapped = LinearWithLoRA(linear, config.rank, config.alpha)
-    wrapped.lora.scale = float(SCALES[config.scaling](config.alpha, config.rank))
+    _set_scale(wrapped, config)
     if config.init == "peft":
         bound = 1 / math.sqrt(linear.in_features)
         wrapped.lora.A = nn.Parameter(wrapped.lora.A.detach().clone().uniform_(-bound, bound))
     return wrapped
+
+
+def _set_scale(wrapped: LinearWithLoRA, config: LoRAConfig) -> None:
+    wrapped.lora.alpha, wrapped.lora.scale = config.alpha, float(SCALES[config.scaling](config.alpha, config.rank))
 
 
 # -------------------------------------------------------------------------------------------- merging
@@ -181,7 +194,7 @@ def fingerprint(model: nn.Module, train: tuple[str, ...] = ()) -> str:
     """SHA-256 of the base: names, shapes and bytes of all parameters that an adapter does not hold."""
     digest = hashlib.sha256()
     stored = _stored(model, train).keys()
-    if any(m.unmerged is not None for _, m in lora_modules(model)):
+    if any(m.unmerged for _, m in lora_modules(model)):
         raise RuntimeError("the model is merged: call unmerge() before an adapter is saved or loaded")
     wrapped = {f"{path}.linear": path for path, _ in lora_modules(model)}
     for path, p in model.named_parameters():
@@ -228,7 +241,8 @@ def load_adapter(model: nn.Module, path: str | Path, lora_only: bool = False) ->
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the rank was remarked upon when it was trained
             if fresh:
-                apply_lora(model, dataclasses.replace(config, train=()) if lora_only else config)
+                alone = dataclasses.replace(config, targets=tuple(resolve(model, config)), train=()) if lora_only else config
+                apply_lora(model, alone)
         if lora_only:
             arrays = {k: a for k, a in arrays.items() if not _below(k, config.train)}
         stored = _stored(model, () if lora_only else config.train)
@@ -250,6 +264,8 @@ def load_adapter(model: nn.Module, path: str | Path, lora_only: bool = False) ->
         raise
     for name, parameter in stored.items():
         parameter.data = to_device(arrays[name].astype(parameter.dtype), parameter.device)
+    for _, module in lora_modules(model):
+        _set_scale(module, config)
     return config
 
 

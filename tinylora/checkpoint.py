@@ -17,6 +17,7 @@ from tinylora.formats import safetensors
 from tinylora.models.gpt import GPT2_SMALL, GPTModel
 
 NANO = Path(__file__).parent / "assets" / "nano"
+SIZES = ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers")
 
 
 def save_model(model: GPTModel, folder: str | Path, dtype: Any = None, **extra: Any) -> None:
@@ -28,7 +29,8 @@ def save_model(model: GPTModel, folder: str | Path, dtype: Any = None, **extra: 
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {path: to_device(p.data, "cpu") for path, p in model.named_parameters()}
     safetensors.save(folder / "model.safetensors", {k: a.astype(dtype or a.dtype) for k, a in arrays.items()})
-    safetensors.write(folder / "config.json", json.dumps({**model.cfg, **extra}, indent=1) + "\n")
+    cfg = {**model.cfg, "tie_head": model.out_head.weight is model.tok_emb.weight}
+    safetensors.write(folder / "config.json", json.dumps({**cfg, **extra}, indent=1) + "\n")
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -42,7 +44,21 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(config, dict) or GPT2_SMALL.keys() - config.keys():
         raise ValueError(f"{path}: not a tinylora model configuration: it needs {', '.join(GPT2_SMALL)}")
+    for name in SIZES:
+        if type(config[name]) is not int or config[name] < 1:
+            raise ValueError(f"{path}: {name} must be an integer of at least 1, not {config[name]!r}")
+    if not isinstance(config["drop_rate"], int | float) or not 0 <= config["drop_rate"] <= 1:
+        raise ValueError(f"{path}: drop_rate must be a number from 0 to 1, not {config['drop_rate']!r}")
+    if "labels" in config:
+        check_labels(path, config["labels"])
     return config
+
+
+def check_labels(path: Path, labels: Any) -> None:
+    """Raise ValueError unless `labels`, read from `path`, are two different names or more."""
+    names = labels if isinstance(labels, list) and all(isinstance(name, str) for name in labels) else []
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise ValueError(f"{path}: labels must be a list of two different names or more, not {str(labels)[:60]}")
 
 
 def folder_of(name: str | Path) -> Path:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tinylora.adapters import LoRAConfig, load_adapter, merge_and_unload, read_adapter, save_adapter
-from tinylora.checkpoint import load_model, read_config, save_model, set_classes
+from tinylora.checkpoint import check_labels, load_model, read_config, save_model, set_classes
 from tinylora.formats import safetensors
+from tinylora.lora import lora_modules
 from tinylora.models.gpt import GPTModel
 
 ADAPTER = "adapter.safetensors"
@@ -58,7 +59,11 @@ def load_classifier(path: str | Path, base: str | None = None) -> tuple[GPTModel
     _, _, about = read_adapter(file)
     if "labels" not in about:
         raise ValueError(f"{file}: this adapter has no labels: it is no classifier's")
-    model = load_model(base or about["model"])
+    check_labels(file, about["labels"])
+    name = base or about.get("model")
+    if not isinstance(name, str):
+        raise ValueError(f"{file}: this adapter does not say what its base model is: give it with --model")
+    model = load_model(name)
     set_classes(model, len(about["labels"]))
     load_adapter(model, file)
     model.eval()
@@ -68,5 +73,7 @@ def load_classifier(path: str | Path, base: str | None = None) -> tuple[GPTModel
 def save_merged(path: str | Path, out: Path, base: str | None = None) -> None:
     """Write the classifier at `path` as a plain model: the adapter merged into its base."""
     model, labels = load_classifier(path, base)
+    if not any(lora_modules(model)):
+        raise ValueError(f"{path}: this model is merged already")
     merge_and_unload(model)
     save_model(model, out, labels=labels)

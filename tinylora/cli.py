@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tinylora import backend, demo, screen
 from tinylora.adapters import LoRAConfig, apply_lora, load_adapter
@@ -70,12 +70,12 @@ def finetune(args: argparse.Namespace) -> None:
 
 def predict_texts(args: argparse.Namespace) -> None:
     """Print label, probability and text for each text given, or each line of standard input."""
-    texts = args.text or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    texts = args.text or [line.strip() for line in sys.stdin if line.strip()]
     if not texts:
         raise ValueError("no text: give some as arguments, or one a line on standard input")
     model, labels = load_classifier(args.adapter, args.model)
     for text, p in zip(texts, predict(model, texts), strict=True):
-        screen.say(f"{labels[int(p.argmax())]}\t{p.max():.4f}\t{text}")
+        print(f"{labels[int(p.argmax())]}\t{p.max():.4f}\t{text}")  # by rich the tabs would be spaces
 
 
 def generate_text(args: argparse.Namespace) -> None:
@@ -106,6 +106,13 @@ class UsageError(Exception):
     """The command cannot be carried out as given: exit status 2."""
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
 def _usage(check: Callable[..., Any], *args: Any) -> None:
     try:
         check(*args)
@@ -134,7 +141,7 @@ above_zero = _number(float, 1e-300, "a number above 0")
 
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
-    top = argparse.ArgumentParser(prog="tinylora", description="LoRA fine-tuning from the inside. Alone: the main job.")
+    top = Parser(prog="tinylora", description="LoRA fine-tuning from the inside. Alone: the main job.")
     top.set_defaults(run=lambda args: demo.run())
     commands = top.add_subparsers(title="commands")
 
@@ -183,19 +190,27 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _one_line(error: BaseException) -> str:
+    """The error's message; of a long list, the first entries."""
+    first, *rest = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
+    more = f"; and {len(rest) - 4} more" if len(rest) > 4 else ""
+    return f"{first} {'; '.join(rest[:4])}{more}".strip()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     args = parser().parse_args(argv)
-    warnings.showwarning = lambda message, *_, **__: print(f"tinylora: warning: {message}", file=sys.stderr)
     try:
         if getattr(args, "device", None):
             backend.set_default_device(args.device)
-        args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: print(f"tinylora: warning: {message}", file=sys.stderr)
+            args.run(args)
     except UsageError as error:
         print(f"tinylora: error: {error}", file=sys.stderr)
         return 2
     except (ValueError, RuntimeError, OSError, ArithmeticError, MemoryError) as error:
-        print(f"tinylora: error: {error}", file=sys.stderr)
+        print(f"tinylora: error: {_one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("tinylora: interrupted", file=sys.stderr)

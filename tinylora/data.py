@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -42,43 +43,53 @@ def read_messages(path: str | Path, text_column: str | None = None, label_column
     header has its labels in the column with fewer different values. Raises ValueError that names the file and the line.
     """
     path = Path(path)
-    if path.suffix.lower() not in (".tsv", ".csv", ".jsonl"):
+    if path.suffix.lower() not in READERS:
         raise ValueError(f"{path}: expected a .tsv, .csv or .jsonl file")
-    content = path.read_bytes()
-    if b"\0" in content:
+    raw = path.read_bytes()
+    if b"\0" in raw:
         raise ValueError(f"{path}: a binary file, not text")
     try:
-        lines = content.decode("utf-8-sig").splitlines()
+        content = raw.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8: byte {error.start} on line {content[: error.start].count(10) + 1}") from None
-    if not any(line.strip() for line in lines):
+        raise ValueError(f"{path}: line {raw[: error.start].count(10) + 1} is not UTF-8, at byte {error.start}") from None
+    if not content.strip():
         raise ValueError(f"{path}: empty")
-    rows = _json_rows(path, lines) if path.suffix.lower() == ".jsonl" else _table_rows(path, content.decode("utf-8-sig"))
-    text_at, label_at, first = _columns(path, rows, text_column, label_column)
+    rows = READERS[path.suffix.lower()](path, content)
+    text_at, label_at, first = _columns(path, [row for _, row in rows], text_column, label_column)
+    if first == len(rows):
+        raise ValueError(f"{path}: a header and no message below it")
     messages = []
-    for number, row in enumerate(rows[first:], first + 1):
-        if len(row) <= max(text_at, label_at):
-            raise ValueError(f"{path}: row {number} has {len(row)} columns, fewer than the header or the first row")
+    for number, row in rows[first:]:
+        if len(row) != len(rows[0][1]):
+            raise ValueError(f"{path}: line {number} has {len(row)} columns, the first line {len(rows[0][1])}")
         message = Message(row[label_at].strip(), row[text_at].strip())
         if not message.label or not message.text:
-            raise ValueError(f"{path}: row {number} has an empty {'text' if message.label else 'label'}")
+            raise ValueError(f"{path}: line {number} has no {'text' if message.label else 'label'}")
         messages.append(message)
     return messages
 
 
-def _table_rows(path: Path, content: str) -> list[list[str]]:
-    if path.suffix.lower() == ".tsv":  # no quoting: a quotation mark is a character like any other
-        return [line.split("\t") for line in content.split("\n") if line.strip()]
+Rows = list[tuple[int, list[str]]]  # with the number of the line each ends on
+
+
+def _tsv_rows(path: Path, content: str) -> Rows:
+    """No quoting: a quotation mark is a character like any other."""
+    lines = enumerate(content.split("\n"), 1)
+    return [(number, line.removesuffix("\r").split("\t")) for number, line in lines if line.strip()]
+
+
+def _csv_rows(path: Path, content: str) -> Rows:
+    reader = csv.reader(io.StringIO(content, newline=""), strict=True)
     try:
-        return [row for row in csv.reader(content.splitlines(keepends=True), strict=True) if row]
+        return [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:
-        raise ValueError(f"{path}: not readable as CSV ({error})") from None
+        raise ValueError(f"{path}: line {reader.line_num} is not readable as CSV ({error})") from None
 
 
-def _json_rows(path: Path, lines: list[str]) -> list[list[str]]:
-    """The objects, as rows below a header of the first one's keys."""
-    rows: list[list[str]] = []
-    for number, line in enumerate(lines, 1):
+def _json_rows(path: Path, content: str) -> Rows:
+    """The objects, as rows below a header of the first one's keys; a key that is missing or null is an empty cell."""
+    rows: Rows = []
+    for number, line in enumerate(content.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -87,11 +98,13 @@ def _json_rows(path: Path, lines: list[str]) -> list[list[str]]:
             raise ValueError(f"{path}: line {number} is not JSON ({error})") from None
         if not isinstance(record, dict):
             raise ValueError(f"{path}: line {number} is not a JSON object")
-        rows = rows or [list(record)]
-        if missing := [key for key in rows[0] if key not in record]:
-            raise ValueError(f"{path}: line {number} has no {missing[0]!r}")
-        rows.append([str(record[key]) for key in rows[0]])
+        rows = rows or [(number, list(record))]
+        cells = [record.get(key) for key in rows[0][1]]
+        rows.append((number, ["" if cell is None else str(cell) for cell in cells]))
     return rows
+
+
+READERS = {".tsv": _tsv_rows, ".csv": _csv_rows, ".jsonl": _json_rows}
 
 
 def _columns(path: Path, rows: list[list[str]], text: str | None, label: str | None) -> tuple[int, int, int]:
@@ -146,7 +159,7 @@ def split(messages: Sequence[Message], seed: int, valid: float = 0.1, test: floa
 # -------------------------------------------------------------------------------------------- batching
 def encode(text: str, context: int) -> np.ndarray:
     """END, the bytes of `text`, END: at most `context` tokens, cut at the end of the text."""
-    return np.array([END, *text.encode("utf-8")[: context - 2], END])
+    return np.array([END, *text.encode("utf-8", "replace")[: context - 2], END])
 
 
 def decode(ids: Sequence[int]) -> str:

@@ -40,6 +40,7 @@ def say_counts(found: list[int], rank: int, alpha: float) -> None:
 def run(seed: int = 0, out: Path = OUT) -> None:
     """Count, fine-tune, save, load, merge; print and check every step."""
     begin = time.perf_counter()
+    out.mkdir(parents=True, exist_ok=True)  # if it cannot be written, now is the time to say so
     screen.heading("1. The lecture: GPT-2 small with a 2-class head")
     with backend.device("meta"):
         gpt2 = GPTModel("gpt2-small")

@@ -4,7 +4,7 @@ A fine-tuned weight is W + ΔW. LoRA writes ΔW = s · A B with A (in, r) and B 
 24,576 numbers move instead of 589,824. W is frozen, so no edge of the graph leads to it and its gradient costs nothing.
 Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
 
-Applying it by name patterns, saving and loading: adapters.py.
+The best rank-r factors of any matrix: lowrank.py. Applying LoRA by names, saving and loading: adapters.py.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
-from typing import Any, NamedTuple
 
 from tinylora import functional as F
 from tinylora import nn
 from tinylora.backend import Array, array_module, device
 from tinylora.creation import randn, zeros
+from tinylora.lowrank import low_rank as low_rank
+from tinylora.lowrank import spectrum as spectrum
 from tinylora.tensor import Tensor, grad_enabled
 
 
@@ -30,7 +31,7 @@ class LoRALayer(nn.Module):
 
     def __init__(self, in_dim: int, out_dim: int, rank: int, alpha: float) -> None:
         super().__init__()
-        if not isinstance(rank, int) or rank <= 0:
+        if type(rank) is not int or rank <= 0:
             raise ValueError(f"rank must be an integer of at least 1, not {rank!r}")
         if rank > min(in_dim, out_dim):
             warnings.warn(f"rank {rank} is more than a {in_dim} x {out_dim} matrix can use", stacklevel=2)
@@ -60,10 +61,10 @@ class LinearWithLoRA(nn.Module):
         self.linear = linear
         with device(linear.weight.device):
             self.lora = LoRALayer(linear.in_features, linear.out_features, rank, alpha)
-        self.unmerged: Array | None = None  # while merged: the original weight
+        self.unmerged: list[nn.Parameter] = []  # while merged: the original weight
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.unmerged is None:
+        if not self.unmerged:
             weight, bias, lora = self.linear.weight, self.linear.bias, self.lora
             return F.lora_linear(x, weight, bias, lora.A, lora.B, lora.scale)
         if self.training and grad_enabled() and self.lora.A.requires_grad:
@@ -72,25 +73,26 @@ class LinearWithLoRA(nn.Module):
 
     def merge(self) -> None:
         """W becomes W + ΔW, so that the adapter costs nothing at inference. Twice raises, and so does a NaN."""
-        if self.unmerged is not None:
+        if self.unmerged:
             raise RuntimeError("this LoRA is merged already: call unmerge() first")
         merged = self.linear.weight.data + self.lora.delta().T
         if not array_module(merged).isfinite(merged).all():
             raise RuntimeError("merging would put NaN or infinity into the weight: the adapter is broken")
-        self.unmerged, self.linear.weight.data = self.linear.weight.data, merged
+        self.unmerged = [self.linear.weight]
+        self.linear.weight = nn.Parameter(Tensor(merged), self.linear.weight.requires_grad)  # others may share the old one
 
     def unmerge(self) -> None:
         """Put the original weight back."""
-        if self.unmerged is None:
+        if not self.unmerged:
             raise RuntimeError("this LoRA is not merged")
-        self.linear.weight.data, self.unmerged = self.unmerged, None
+        self.linear.weight = self.unmerged.pop()
 
 
 def replace_linear_with_lora(model: nn.Module, rank: int, alpha: float) -> None:
-    """Wrap every Linear below `model` in a LinearWithLoRA, in place. Raises if one is wrapped already."""
+    """Wrap every Linear below `model` in a LinearWithLoRA, in place. Raises if one is wrapped already: then none is."""
+    for path, _ in lora_modules(model):
+        raise RuntimeError(f"{path or 'this layer'} has a LoRA already: a layer is wrapped once")
     for name, module in model.named_children():
-        if isinstance(module, LinearWithLoRA):
-            raise RuntimeError(f"{name} has a LoRA already: a layer is wrapped once")
         if isinstance(module, nn.Linear):
             setattr(model, name, LinearWithLoRA(module, rank, alpha))
         else:
@@ -106,42 +108,3 @@ def freeze(model: nn.Module) -> None:
 def lora_modules(model: nn.Module) -> Iterator[tuple[str, LinearWithLoRA]]:
     """Every LinearWithLoRA below `model`, with its path."""
     return ((path, m) for path, m in model.named_modules() if isinstance(m, LinearWithLoRA))
-
-
-# --------------------------------------------------------------------------------- the idea of rank r
-class LowRank(NamedTuple):
-    """Factors with A B ≈ W, and the error ‖W - A B‖ they leave (Frobenius norm)."""
-
-    A: Tensor
-    B: Tensor
-    error: float
-
-
-def low_rank(W: Any, r: int) -> LowRank:
-    """The best A (d, r) and B (r, k) for a matrix W (d, k): no other pair leaves a smaller ‖W - A B‖.
-
-    Eckart & Young 1936: keep the r largest singular values, W = U S Vᵀ, A = U√S, B = √S Vᵀ. The error is the root of the
-    sum of the squares of the others.
-
-    >>> import tinylora
-    >>> low_rank(tinylora.tensor([[1.0, 2.0], [2.0, 4.0]]), 1).error < 1e-6
-    True
-    """
-    data = W.data if isinstance(W, Tensor) else W
-    if data.ndim != 2 or not isinstance(r, int) or not 0 < r <= min(data.shape):
-        raise ValueError(f"low_rank needs a matrix and a rank of 1 to its smaller side, got {data.shape} and {r!r}")
-    xp = array_module(data)
-    U, S, Vt = xp.linalg.svd(data, full_matrices=False)
-    root = xp.sqrt(S[:r])
-    return LowRank(Tensor(U[:, :r] * root), Tensor(root[:, None] * Vt[:r]), float(xp.sqrt((S[r:] ** 2).sum())))
-
-
-def spectrum(lora: LoRALayer | LinearWithLoRA) -> Array:
-    """The r singular values of ΔW = s A B, largest first, in r × r work.
-
-    A = Q R and Bᵀ = P T by QR, so A B = Q (R Tᵀ) Pᵀ, and Q, P turn without stretching: R Tᵀ has the singular values of A B.
-    """
-    layer = lora.lora if isinstance(lora, LinearWithLoRA) else lora
-    xp = array_module(layer.A.data)
-    R, T = xp.linalg.qr(layer.A.data, mode="r"), xp.linalg.qr(layer.B.data.T, mode="r")
-    return abs(layer.scale) * xp.linalg.svd(R @ T.T, compute_uv=False)

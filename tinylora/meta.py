@@ -47,7 +47,7 @@ class MetaArray(np.ndarray):
         return self.refuse(function.__name__)
 
     def __getitem__(self, index: Any) -> Any:
-        return MetaArray(np.shape(super().__getitem__(index)), self.dtype)
+        return MetaArray(super().__getitem__(index).shape, self.dtype)
 
     def astype(self, dtype: Any, *_: Any, **__: Any) -> Any:
         return MetaArray(self.shape, np.dtype(dtype))

@@ -9,9 +9,10 @@ import numpy as np
 
 from tinylora import creation, indexing, ops, shaping
 from tinylora import functional as F
-from tinylora.backend import array_module, default_device, device, to_device
+from tinylora.backend import array_module, to_device
+from tinylora.backend import device as Device
 from tinylora.promote import operand, promote
-from tinylora.tensor import Tensor, no_grad, record
+from tinylora.tensor import Tensor, grad_enabled, no_grad, record
 
 METHODS: dict[str, Any] = {}
 
@@ -118,7 +119,7 @@ def to(self: Tensor, *where: Any, dtype: Any = None, device: Any = None) -> Tens
     for w in where:
         if isinstance(w, Tensor):
             dtype, device = w.dtype, w.device
-        elif isinstance(w, str | globals()["device"]) and str(w)[:4] in ("cpu", "cuda", "meta"):
+        elif isinstance(w, Device) or (isinstance(w, str) and w[:4] in ("cpu", "cuda", "meta")):
             device = w
         else:
             dtype = w
@@ -242,6 +243,21 @@ def allclose(self: Tensor, other: Any, rtol: float = 1e-5, atol: float = 1e-8, e
 
 
 # ------------------------------------------------------------------------------------ in-place spellings
+@method
+def replace_(self: Tensor, new: Tensor) -> Tensor:
+    """Take over the array and the node of `new`. All in-place spellings end here: no array is ever overwritten.
+
+    A leaf that requires grad keeps its own node, and may only be replaced under `no_grad()`.
+    """
+    if self.node is not None and self.is_leaf:
+        if grad_enabled():
+            raise RuntimeError("a leaf tensor that requires grad cannot be changed in place outside no_grad()")
+    else:
+        self.node = new.node
+    self.data = new.data
+    return self
+
+
 @method
 def masked_fill_(self: Tensor, mask: Tensor, value: Any) -> Tensor:
     """Fill with `value` where mask is true."""

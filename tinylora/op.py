@@ -27,7 +27,7 @@ from typing import Any
 
 from tinylora.backend import array_module
 
-Definition = Callable[..., tuple[Any, tuple[Callable[[Any], Any] | None, ...]]]
+Definition = Callable[..., tuple[Any, tuple[Any, ...]]]  # (output, a vjp or None per input)
 
 OPS: dict[str, Op] = {}  # every op by name
 
@@ -41,7 +41,7 @@ class Op:
         self.__doc__ = definition.__doc__
         self.tuned: dict[str, list[Definition]] = {"numpy": [], "cupy": []}
 
-    def __call__(self, *inputs: Any, **options: Any) -> tuple[Any, tuple[Callable[[Any], Any] | None, ...]]:
+    def __call__(self, *inputs: Any, **options: Any) -> tuple[Any, tuple[Any, ...]]:
         """Output array and vjps, by the first tuned version that accepts, else by the definition."""
         xp = array_module(*inputs)
         for version in self.tuned[xp.__name__]:

@@ -22,7 +22,7 @@ import numpy as np
 from tinylora.backend import Array, array_module
 from tinylora.meta import MetaArray
 from tinylora.op import Op
-from tinylora.tensor import Node, Tensor, Vjp, watching
+from tinylora.tensor import Node, Tensor, Vjp, watchers
 
 Edges = tuple[tuple[Node, Vjp], ...]
 Memories = weakref.WeakValueDictionary[int, Any]  # by id, for as long as it lives
@@ -131,11 +131,12 @@ def profile() -> Iterator[Profile]:
     """
     p = Profile()
     started = perf_counter()
-    with watching(p.watch):
-        try:
-            yield p
-        finally:
-            p.seconds = perf_counter() - started
+    watchers.append(p.watch)
+    try:
+        yield p
+    finally:
+        watchers.remove(p.watch)
+        p.seconds = perf_counter() - started
 
 
 # ------------------------------------------------------------------------------------------- counting

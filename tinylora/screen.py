@@ -14,7 +14,7 @@ from rich.tree import Tree
 from tinylora import nn
 from tinylora.metrics import Metrics
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, emoji=False)
 
 
 def say(text: str = "") -> None:

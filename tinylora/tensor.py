@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -90,19 +90,6 @@ class Tensor:
         """The same numbers, cut off from the graph."""
         return Tensor(self.data)
 
-    def replace_(self, new: Tensor) -> Tensor:
-        """Take over the array and the node of `new`. All in-place spellings end here: no array is ever overwritten.
-
-        A leaf that requires grad keeps its own node, and may only be replaced under `no_grad()`.
-        """
-        if self.node is not None and self.node.leaf is not None:
-            if grad_enabled():
-                raise RuntimeError("a leaf tensor that requires grad cannot be changed in place outside no_grad()")
-        else:
-            self.node = new.node
-        self.data = new.data
-        return self
-
     def backward(self, gradient: Tensor | None = None, retain_graph: bool = False) -> None:
         """Add dL/dx to `x.grad` for every leaf x below this tensor L, which is a scalar unless `gradient` is given.
 
@@ -147,7 +134,7 @@ def record(op: Op, *inputs: Any, **options: Any) -> Tensor:
     return Tensor(out, node=Node(out.shape, edges) if edges else None)
 
 
-watchers: list[Callable[..., Any]] = []  # profile.py looks on from here; empty otherwise
+watchers: list[Callable[..., Any]] = []  # profile.py looks on from here: (op, inputs, options, out, edges, started) -> edges
 
 
 # ------------------------------------------------------------------------------------------ going back
@@ -229,16 +216,3 @@ class no_grad(contextlib.ContextDecorator):
 
 
 inference_mode = no_grad
-
-
-@contextlib.contextmanager
-def watching(watcher: Callable[..., Any]) -> Iterator[None]:
-    """Let `watcher(op, inputs, options, out, edges, started) -> edges` see all that is recorded inside the block.
-
-    `started` is the `time.perf_counter()` before the op ran.
-    """
-    watchers.append(watcher)
-    try:
-        yield
-    finally:
-        watchers.remove(watcher)

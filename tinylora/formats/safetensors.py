@@ -19,7 +19,7 @@ PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays of a safetensors file by name, and its metadata."""
     path = Path(path)
-    if path.suffix in PICKLES:
+    if path.suffix.lower() in PICKLES:
         raise ValueError(f"{path}: refused, since unpickling runs code; convert it to .safetensors where it was made")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
@@ -32,7 +32,7 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 def save(path: str | Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
     """Write arrays and metadata to `path`."""
-    ready = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    ready = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     write(path, safetensors.numpy.save(ready, metadata))
 
 
@@ -45,8 +45,8 @@ def write(path: str | Path, content: bytes | str) -> None:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
     except BaseException:
-        os.unlink(temporary)
+        Path(temporary).unlink()
         raise

@@ -40,11 +40,11 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0):
         return NotImplemented
     if p == 1 or (causal and S < T):
         return NotImplemented
-    scale, kept = 1 / math.sqrt(D), 1 / (1 - p)
+    (B, H), scale, kept = batch, 1 / math.sqrt(D), 1 / (1 - p)
     scaled_q = q * scale
     y = xp.empty_like(q)  # in memory laid out as q is, so that joining the heads again is free
-    top, total = (xp.empty((*batch, T, 1), q.dtype) for _ in range(2))
-    blocks = list(_blocks(*q.shape[:3], S, causal, ROWS if S <= SHORT else 2 * ROWS, SCORES[xp.__name__]))
+    top, total = (xp.empty((B, H, T, 1), q.dtype) for _ in range(2))
+    blocks = list(_blocks(B, H, T, S, causal, ROWS if S <= SHORT else 2 * ROWS, SCORES[xp.__name__]))
 
     def weights(b, h, i, n, first):
         """e and M of a block, (b, h, R, n)."""
@@ -60,8 +60,8 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0):
 
     def mask(b, h, i, n):
         """The part of the definition's dropout mask that covers a block, as 0 and 1."""
-        axes = [xp.arange(length, dtype=np.uint64) for length in (*q.shape[:3], n)]
-        positions = axes[0][b, None] * np.uint64(batch[1]) + axes[1][h]
+        axes = [xp.arange(length, dtype=np.uint64) for length in (B, H, T, n)]
+        positions = axes[0][b, None] * np.uint64(H) + axes[1][h]
         positions = positions[..., None] * np.uint64(T) + axes[2][i]
         positions = positions[..., None] * np.uint64(S) + axes[3]
         return (mix(positions, key) >= np.uint64(int(p * 2**64))).astype(q.dtype)

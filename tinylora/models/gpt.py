@@ -123,7 +123,7 @@ class GPTModel(nn.Module):
             if cfg not in PRESETS:
                 raise ValueError(f"unknown preset {cfg!r}: expected one of {', '.join(PRESETS)}")
             cfg = PRESETS[cfg]
-        if missing := GPT2_SMALL.keys() - cfg.keys():
+        if missing := set(GPT2_SMALL) - set(cfg):
             raise ValueError(f"the configuration lacks {', '.join(sorted(missing))}")
         C = cfg["emb_dim"]
         self.cfg = dict(cfg)

@@ -1,7 +1,7 @@
 """Module: a tree of named parameters. (Reading path 4 of 6; next: models/gpt.py.)
 
-Assigning a Parameter, a Module or a buffer to an attribute is all it takes to register it. A parameter's name is the path
-to it, `trf_blocks.3.att.W_query.weight`, and the same path stands in every error raised on the way.
+Assigning a Parameter or a Module to an attribute is all it takes to register it. A parameter's name is the path to it,
+`trf_blocks.3.att.W_query.weight`, and the same path stands in front of every error raised on the way.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tinylora.backend import device as Device
-from tinylora.backend import to_device
 from tinylora.nn.count import ParameterCount, count_parameters
+from tinylora.nn.state import load_state_dict, locate, move, state_dict
 from tinylora.tensor import Tensor
 
 
@@ -44,13 +43,13 @@ class Module:
 
     def __init__(self) -> None:
         # straight into __dict__, since __setattr__ looks into these
-        self.__dict__.update(_parameters={}, _buffers={}, _modules={}, training=True)
+        self.__dict__.update(_parameters={}, _buffers={}, _modules={}, _transient=set(), training=True)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return self.forward(*args, **kwargs)
         except Exception as error:
-            _locate(error, self)
+            locate(error, self)
             raise
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -60,19 +59,16 @@ class Module:
     def __setattr__(self, name: str, value: Any) -> None:
         if "_modules" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__}: call super().__init__() before assigning {name!r}")
-        kind = "_parameters" if isinstance(value, Parameter) else "_modules" if isinstance(value, Module) else None
-        if kind is None and name in self._buffers and (value is None or isinstance(value, Tensor)):
+        kind = "_parameters" if isinstance(value, Parameter) else "_modules" if isinstance(value, Module) else ""
+        if not kind and name in self._buffers and (value is None or isinstance(value, Tensor)):
             kind = "_buffers"
-        if kind is None and name in self._parameters and value is not None:
+        if not kind and name in self._parameters and value is not None:
             raise TypeError(f"{name!r} is a parameter: assign an nn.Parameter or None, not {type(value).__name__}")
-        for store in (self._parameters, self._buffers, self._modules):
-            if kind is None or store is not self.__dict__[kind]:
-                store.pop(name, None)
-        if kind is None:
-            self.__dict__[name] = value
-        else:
-            self.__dict__.pop(name, None)
-            self.__dict__[kind][name] = value  # a name assigned again keeps its place
+        store = self.__dict__[kind] if kind else self.__dict__
+        for other in (self._parameters, self._buffers, self._modules, self.__dict__):
+            if other is not store:
+                other.pop(name, None)
+        store[name] = value  # a name assigned again keeps its place
 
     def __getattr__(self, name: str) -> Any:  # called for what is not in __dict__
         for store in ("_parameters", "_buffers", "_modules"):
@@ -87,18 +83,15 @@ class Module:
                 return
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
-    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        """A tensor that moves with the module and is no parameter. Not in the state_dict unless `persistent`."""
-        setattr(self, name, None)
-        self._buffers[name] = tensor
-        self.__dict__.pop(name, None)
-        if not persistent:
-            self.__dict__["_transient"] = self.__dict__.get("_transient", frozenset()) | {name}
-
     def register_parameter(self, name: str, parameter: Parameter | None) -> None:
         """Like assigning it; None keeps the name for later."""
-        self.__dict__.pop(name, None)
         self._parameters[name] = parameter
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """A tensor that moves with the module and is no parameter. Not in the state_dict unless `persistent`."""
+        self._buffers[name] = tensor
+        if not persistent:
+            self._transient.add(name)
 
     # ------------------------------------------------------------------------- walking the tree
     def named_modules(self, prefix: str = "", _seen: set[Module] | None = None) -> Iterator[tuple[str, Module]]:
@@ -110,7 +103,8 @@ class Module:
             for name, child in self.named_children():
                 yield from child.named_modules(f"{prefix}.{name}" if prefix else name, seen)
 
-    def _named(self, store: str, prefix: str) -> Iterator[tuple[str, Any, Module]]:
+    def named_tensors(self, store: str, prefix: str = "") -> Iterator[tuple[str, Any, Module]]:
+        """Path, tensor and owner of everything in `store`, "_parameters" or "_buffers", here and below."""
         for path, module in self.named_modules(prefix):
             for name, tensor in module.__dict__[store].items():
                 if tensor is not None:
@@ -119,13 +113,13 @@ class Module:
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
         """Every parameter with its path; one that stands in two places (tied) comes once."""
         seen: set[int] = set()
-        for path, parameter, _ in self._named("_parameters", prefix):
+        for path, parameter, _ in self.named_tensors("_parameters", prefix):
             if id(parameter) not in seen:
                 seen.add(id(parameter))
                 yield path, parameter
 
     def named_buffers(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        return ((path, buffer) for path, buffer, _ in self._named("_buffers", prefix))
+        return ((path, buffer) for path, buffer, _ in self.named_tensors("_buffers", prefix))
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
         return iter([(name, child) for name, child in self._modules.items() if child is not None])
@@ -178,37 +172,19 @@ class Module:
 
     def to(self, *where: Any, dtype: Any = None, device: Any = None) -> Module:
         """Move every parameter and buffer to a device, cast the floating-point ones to a dtype, or both."""
-        for w in where:
-            is_device = isinstance(w, Device) or (isinstance(w, str) and w[:4] in ("cpu", "cuda", "meta"))
-            device, dtype = (w, dtype) if is_device else (device, w)
-        for tensor in (*self.parameters(), *self.buffers()):
-            for t in [tensor] if tensor.grad is None else [tensor, tensor.grad]:
-                if device is not None:
-                    t.data = to_device(t.data, device)
-                if dtype is not None and t.dtype.kind == "f":
-                    t.data = t.data.astype(np.dtype(dtype), copy=False)
+        move(self, where, dtype, device)
         return self
-
-    def float(self) -> Module:
-        return self.to(np.float32)
 
     def double(self) -> Module:
         return self.to(np.float64)
 
-    def cuda(self) -> Module:
-        return self.to("cuda")
+    def float(self) -> Module:
+        return self.to(np.float32)
 
-    def cpu(self) -> Module:
-        return self.to("cpu")
-
-    # ------------------------------------------------------------------------------ saving, loading
+    # ------------------------------------------------------------------- saving, counting, printing
     def state_dict(self) -> dict[str, Tensor]:
         """Every parameter and persistent buffer by path; the tensors share memory with the module."""
-        state = {path: p.detach() for path, p, _ in self._named("_parameters", "")}
-        for path, buffer, owner in self._named("_buffers", ""):
-            if path.rpartition(".")[2] not in owner.__dict__.get("_transient", ()):
-                state[path] = buffer.detach()
-        return state
+        return state_dict(self)
 
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> tuple[list[str], list[str]]:
         """Copy `state` into the parameters, keeping their dtype and device. Returns (missing, unexpected) names.
@@ -216,23 +192,8 @@ class Module:
         Raises RuntimeError that lists every missing, unexpected and mis-shaped name; nothing is loaded then.
         With strict=False only shapes must fit.
         """
-        own = {path: t for store in ("_parameters", "_buffers") for path, t, _ in self._named(store, "")}
-        wanted = self.state_dict().keys()
-        missing, unexpected = [k for k in wanted if k not in state], [k for k in state if k not in wanted]
-        faults = [f"missing: {k}" for k in missing] + [f"unexpected: {k}" for k in unexpected] if strict else []
-        faults += [
-            f"{k}: expected {tuple(own[k].shape)}, got {tuple(state[k].shape)}"
-            for k in wanted
-            if k in state and tuple(state[k].shape) != tuple(own[k].shape)
-        ]
-        if faults:
-            raise RuntimeError(f"cannot load into {type(self).__name__}:\n  " + "\n  ".join(faults))
-        for k in wanted - set(missing):
-            array = getattr(state[k], "data", state[k]) if isinstance(state[k], Tensor) else state[k]
-            own[k].data = to_device(array, own[k].device).astype(own[k].dtype)
-        return missing, unexpected
+        return load_state_dict(self, state, strict)
 
-    # ------------------------------------------------------------------------- counting, printing
     def summary(self) -> ParameterCount:
         """Parameters by base / LoRA / head and trainable / frozen, each tensor once; prints as a table."""
         return count_parameters(self)
@@ -243,17 +204,7 @@ class Module:
 
     def __repr__(self) -> str:
         children = [f"({name}): {child!r}".replace("\n", "\n  ") for name, child in self.named_children()]
-        inside = [line for line in [self.extra_repr(), *children] if line]
         if not children:
             return f"{type(self).__name__}({self.extra_repr()})"
+        inside = [line for line in [self.extra_repr(), *children] if line]
         return f"{type(self).__name__}(\n  " + "\n  ".join(inside) + "\n)"
-
-
-def _locate(error: Exception, module: Module) -> None:
-    """Put the path of the module that failed in front of the message, one name at each level on the way up."""
-    inner, path, message = getattr(error, "at", (None, "", error.args[0] if error.args else ""))
-    if inner is not None and isinstance(message, str):
-        name = next((name for name, child in module.named_modules() if child is inner), "")
-        path = ".".join(filter(None, (name, path)))
-        error.args = (f"{path}: {message}", *error.args[1:])
-    error.at = (module, path, message)  # type: ignore[attr-defined]

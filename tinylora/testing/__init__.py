@@ -38,7 +38,13 @@ class Problem(NamedTuple):
 
 
 def gradcheck(
-    fn: Callable[..., Any] | Op, inputs: Sequence[Any], /, *, step: float = 1e-6, tolerance: float = 1e-6, **options: Any
+    fn: Callable[..., Any] | Op,
+    inputs: Sequence[Any],
+    /,
+    *,
+    step: float = 1e-6,
+    tolerance: float = 1e-6,
+    **options: Any,
 ) -> bool:
     """Compare the gradients of `fn(*inputs, **options)` with central differences (f(x + h) - f(x - h)) / 2h in float64.
 
@@ -70,11 +76,9 @@ def gradcheck(
 # ------------------------------------------------------------------------------------------ what to check
 def _problem(fn: Any, inputs: Sequence[Any], options: dict[str, Any]) -> Problem:
     vjps: Sequence[Any] = [True] * len(inputs)
-    call = fn
     if isinstance(fn, Op):
         with np.errstate(all="ignore"):
             _, vjps = fn(*[x.data if isinstance(x, Tensor) else x for x in inputs], **options)
-        call = lambda *x, **o: record(fn, *x, **o)  # noqa: E731
     taken = [_as_leaf(x) if vjp is not None else x for x, vjp in zip(inputs, vjps, strict=True)]
     leaves = [Leaf(f"input {i}", x) for i, x in enumerate(taken) if isinstance(x, Tensor) and x.requires_grad]
     if isinstance(fn, Module):
@@ -84,10 +88,10 @@ def _problem(fn: Any, inputs: Sequence[Any], options: dict[str, Any]) -> Problem
             raise TypeError(f"gradcheck needs float64, and {leaf.name} is {leaf.tensor.dtype}: use .double()")
 
     def outputs() -> list[Tensor]:
-        y = call(*taken, **options)
+        y = record(fn, *taken, **options) if isinstance(fn, Op) else fn(*taken, **options)
         return [out for out in (y if isinstance(y, tuple | list) else [y]) if out.dtype.kind == "f"]
 
-    name = getattr(fn, "name", None) or getattr(fn, "__name__", type(fn).__name__)
+    name = fn.name if isinstance(fn, Op) else getattr(fn, "__name__", type(fn).__name__)
     return Problem(name, outputs, leaves)
 
 

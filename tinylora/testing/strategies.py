@@ -40,16 +40,19 @@ def broadcastable(count: int = 2, max_dims: int = 3, min_side: int = 0, max_side
     return found.map(lambda drawn: drawn.input_shapes)
 
 
-def uniform(low: float = -2.0, high: float = 2.0) -> Elements:
+def uniform(low: float, high: float) -> Elements:
     """Elements for `arrays`, drawn evenly from [low, high)."""
     return lambda rng, shape: rng.uniform(low, high, shape)
+
+
+within_two = uniform(-2.0, 2.0)
 
 
 @st.composite
 def arrays(
     draw: st.DrawFn,
     shape: Shape | st.SearchStrategy[Shape],
-    elements: Elements = uniform(),
+    elements: Elements = within_two,
     layouts: tuple[str, ...] = LAYOUTS,
 ) -> np.ndarray:
     """float64 arrays of `shape` with one of the `layouts`.
@@ -67,16 +70,18 @@ def arrays(
     if layout == "transposed":
         return made(shape[::-1]).transpose()
     if layout == "strided":
-        return made(tuple(2 * n for n in shape))[(..., *(slice(0, 2 * n, 2) for n in shape))]
+        every_other: Any = (..., *[slice(0, 2 * n, 2) for n in shape])
+        return made(tuple(2 * n for n in shape))[every_other]
     if layout == "reversed":
-        return made(shape)[(..., *(slice(None, None, -1),) * len(shape))]
+        backwards: Any = (..., *[slice(None, None, -1)] * len(shape))
+        return made(shape)[backwards]
     if layout == "broadcast" and shape and shape[0]:
         return np.broadcast_to(made((1, *shape[1:])), shape)
     return made(shape)
 
 
 @st.composite
-def array_tuples(draw: st.DrawFn, count: int = 2, elements: Elements = uniform()) -> tuple[np.ndarray, ...]:
+def array_tuples(draw: st.DrawFn, count: int = 2, elements: Elements = within_two) -> tuple[np.ndarray, ...]:
     """`count` arrays whose shapes broadcast against each other."""
     return tuple(draw(arrays(shape, elements)) for shape in draw(broadcastable(count)))
 

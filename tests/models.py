@@ -1,0 +1,27 @@
+"""A tiny GPT, tokens for it, and weights that hide no mistake."""
+
+import numpy as np
+
+import tinylora
+
+TINY = {
+    "vocab_size": 11,
+    "context_length": 6,
+    "emb_dim": 8,
+    "n_heads": 2,
+    "n_layers": 2,
+    "drop_rate": 0.0,
+    "qkv_bias": True,
+}
+
+
+def ids(*shape, high=11, seed=0):
+    return tinylora.tensor(np.random.default_rng(seed).integers(0, high, shape))
+
+
+def shaken(model, seed=0):
+    """float64, every parameter random: ones, zeros and LoRA's B = 0 hide mistakes."""
+    rng = np.random.default_rng(seed)
+    for p in model.double().parameters():
+        p.data = np.asarray(rng.standard_normal(p.shape)) * 0.5
+    return model

@@ -1,0 +1,270 @@
+"""The same definitions on a GPU: every op of the table, the modules, GPT with LoRA, and a training run.
+
+`pytest -s tests/test_gpu.py` ends with a table of the largest relative differences found.
+"""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from op_table import LARGE, ROWS, Call
+
+import tinylora
+from tinylora import nn, optim
+from tinylora.backend import array_module, random_bits
+from tinylora.lora import LinearWithLoRA, freeze, replace_linear_with_lora
+from tinylora.models.gpt import GPTModel
+from tinylora.op import OPS
+from tinylora.tensor import sum_to
+
+cupy = pytest.importorskip("cupy", reason="these tests need CuPy: pip install 'tinylora[cuda13]'")
+try:
+    GPUS = cupy.cuda.runtime.getDeviceCount()
+except cupy.cuda.runtime.CUDARuntimeError:
+    GPUS = 0
+pytestmark = pytest.mark.skipif(not GPUS, reason="these tests need an NVIDIA GPU")
+
+LIMITS = {"float32": 1e-5, "float64": 1e-12}
+CFG = {
+    "vocab_size": 61,
+    "context_length": 16,
+    "emb_dim": 32,
+    "n_heads": 4,
+    "n_layers": 2,
+    "drop_rate": 0.1,
+    "qkv_bias": True,
+}
+
+
+def to_gpu(x):
+    """Arrays, also those inside tuples, lists and dicts, as CuPy arrays with the same numbers."""
+    if isinstance(x, np.ndarray):
+        return cupy.asarray(np.array(x))
+    if isinstance(x, dict):
+        return {k: to_gpu(v) for k, v in x.items()}
+    return tuple(map(to_gpu, x)) if isinstance(x, tuple | list) else x
+
+
+def to_cpu(x):
+    return cupy.asnumpy(x) if isinstance(x, cupy.ndarray) else np.asarray(x)
+
+
+def relative_difference(gpu, cpu, rounding=0.0):
+    """max |a - b| over the largest |b|; NaN and infinities have to stand in the same places.
+
+    A difference of at most `rounding` counts as none: what is left after 1 - 0.9999 has lost its digits on either side.
+    """
+    a, b = to_cpu(gpu).astype(np.float64), np.asarray(cpu).astype(np.float64)
+    assert a.shape == b.shape
+    finite = np.isfinite(b)
+    assert np.array_equal(a[~finite], b[~finite], equal_nan=True)
+    apart = float(np.abs(a[finite] - b[finite]).max(initial=0.0))
+    return apart / np.abs(b[finite]).max() if apart > rounding else 0.0
+
+
+def rounding_of(arrays, dtype):
+    """Four units in the last place of the largest number that went in."""
+    sizes = [np.abs(x).max(initial=0.0) for x in arrays if isinstance(x, np.ndarray) and x.dtype.kind == "f"]
+    return 4 * float(np.finfo(dtype).eps) * max([1.0, *sizes])
+
+
+def results(version, xp, call, g):
+    """The output of an op's version, and the gradient of every floating input."""
+    with np.errstate(all="ignore"):
+        out, vjps = version(xp, *call.inputs, **call.options)
+        g = to_gpu(g) if array_module(out) is cupy else g
+        floats = [hasattr(x, "dtype") and x.dtype.kind == "f" for x in call.inputs]
+        pairs = zip(call.inputs, vjps, floats, strict=False)
+        return [out, *(sum_to(vjp(g), x.shape) for x, vjp, is_float in pairs if is_float and vjp is not None)]
+
+
+def cast(call, dtype):
+    inputs = [x.astype(dtype) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x for x in call.inputs]
+    options = {**call.options, "dtype": np.dtype(dtype)} if "dtype" in call.options else call.options
+    return Call(tuple(inputs), options)
+
+
+def compare(name, call, dtype, differences):
+    """Definition on NumPy against definition on CuPy, forward and every vjp."""
+    op, call = OPS[name], cast(call, dtype)
+    with np.errstate(all="ignore"):
+        shape = np.shape(op.definition(np, *call.inputs, **call.options)[0])
+    g = np.asarray(np.random.default_rng(0).standard_normal(shape)).astype(dtype)
+    expected = results(op.definition, np, call, g)
+    found = results(op.definition, cupy, Call(to_gpu(call.inputs), to_gpu(call.options)), g)
+    rounding = rounding_of([*call.inputs, g], dtype)
+    for i, (a, b) in enumerate(zip(found, expected, strict=True)):
+        what = f"gradient {i - 1}" if i else "output"
+        assert a.dtype == b.dtype, f"{name}: {what} is {a.dtype} on the GPU and {b.dtype} on the CPU"
+        difference = relative_difference(a, b, rounding)
+        key = (name, np.dtype(dtype).name)
+        differences[key] = max(differences.get(key, 0.0), difference)
+        assert difference <= LIMITS[key[1]], f"{name}: {what} differs by {difference:.2e}"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", sorted(ROWS))
+def test_an_op_gives_the_same_on_the_gpu(name, dtype, differences):
+    @settings(max_examples=15, derandomize=True, database=None)
+    @given(ROWS[name])
+    def small(call):
+        compare(name, call, dtype, differences)
+
+    small()
+    for call in LARGE.get(name, []):
+        compare(name, call, dtype, differences)
+
+
+TUNED = [(name, i) for name in sorted(LARGE) for i in range(len(OPS[name].tuned["cupy"]))]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name, i", TUNED)
+def test_a_tuned_version_agrees_with_the_definition_on_the_gpu(name, i, dtype, differences):
+    accepted = []
+
+    def agree(call):
+        gpu = Call(to_gpu(cast(call, dtype).inputs), to_gpu(call.options))
+        if OPS[name].tuned["cupy"][i](cupy, *gpu.inputs, **gpu.options) is NotImplemented:
+            return
+        accepted.append(call)
+        shape = OPS[name].definition(cupy, *gpu.inputs, **gpu.options)[0].shape
+        g = np.asarray(np.random.default_rng(0).standard_normal(shape)).astype(dtype)
+        pairs = zip(
+            *(results(v, cupy, gpu, g) for v in (OPS[name].tuned["cupy"][i], OPS[name].definition)), strict=True
+        )
+        for a, b in pairs:
+            scale = 1 + float(cupy.abs(b).max()) if b.size else 1.0
+            difference = float(cupy.abs(a - b).max()) / scale if b.size else 0.0
+            key = (f"{name} (tuned)", np.dtype(dtype).name)
+            differences[key] = max(differences.get(key, 0.0), difference)
+            assert a.dtype == b.dtype and difference <= {"float32": 1e-4, "float64": 1e-10}[np.dtype(dtype).name]
+
+    @settings(max_examples=10, derandomize=True, database=None)
+    @given(ROWS[name])
+    def small(call):
+        agree(call)
+
+    small()
+    for call in LARGE[name]:
+        agree(call)
+    assert accepted, f"version {i} of {name} declined everything"
+
+
+def test_random_bits_and_dropout_masks_are_identical():
+    for key in (0, 1, 2**63 - 1):
+        assert np.array_equal(random_bits(np, (7, 130), key), cupy.asnumpy(random_bits(cupy, (7, 130), key)))
+    masks = []
+    for device in ("cpu", "cuda"):
+        tinylora.manual_seed(3)
+        masks.append(nn.functional.dropout(tinylora.ones(64, 65, device=device), 0.3).cpu().numpy())
+    assert np.array_equal(*masks)
+
+
+def test_a_seed_gives_the_same_weights_on_every_device():
+    weights = []
+    for device in ("cpu", "cuda"):
+        tinylora.manual_seed(3)
+        with tinylora.device(device):
+            layer = nn.Linear(5, 4)
+        assert layer.weight.device == device
+        weights.append(layer.weight.detach().cpu().numpy())
+    assert np.array_equal(*weights)
+
+
+def test_devices_do_not_mix_but_0d_numbers_may():
+    x, y = tinylora.ones(2, device="cuda"), tinylora.ones(2)
+    with pytest.raises(RuntimeError, match="cpu and cuda"):
+        x + y
+    assert (x * tinylora.tensor(2.0)).device == "cuda"
+    with pytest.raises(TypeError, match=r"\.cpu\(\)"):
+        x.numpy()
+    assert x.cpu().numpy().tolist() == x.tolist() == [1.0, 1.0] and x.sum().item() == 2.0
+    w = tinylora.ones(2, requires_grad=True)
+    (w.to("cuda") * 3).sum().backward()
+    assert w.grad.device == "cpu" and w.grad.tolist() == [3.0, 3.0]
+
+
+def randomised(make, dtype):
+    """A model whose every number is drawn on the CPU, LoRA's B too."""
+    tinylora.manual_seed(0)
+    model, rng = make(), np.random.default_rng(0)
+    for p in model.to(dtype).parameters():
+        p.data = (rng.standard_normal(p.shape) * 0.3).astype(dtype)
+    return model
+
+
+def gpt_with_lora():
+    model = GPTModel(CFG)
+    freeze(model)
+    replace_linear_with_lora(model, rank=4, alpha=7)
+    return model
+
+
+def image(*shape):
+    return np.random.default_rng(1).standard_normal(shape)
+
+
+def tokens(*shape, seed=1):
+    return np.random.default_rng(seed).integers(0, 61, shape)
+
+
+MODULES = {
+    "Linear": (lambda: nn.Linear(33, 17), image(4, 33)), "LayerNorm": (lambda: nn.LayerNorm(33), image(4, 33)),
+    "Embedding": (lambda: nn.Embedding(61, 9), tokens(4, 7)), "GELU": (nn.GELU, image(4, 33)),
+    "SiLU": (nn.SiLU, image(9)), "Softmax": (nn.Softmax, image(4, 33)), "ReLU": (nn.ReLU, image(4, 33)),
+    "Dropout": (nn.Dropout, image(4, 33)),
+    "Sequential": (lambda: nn.Sequential(nn.Linear(8, 16), nn.GELU("tanh"), nn.Linear(16, 3)), image(5, 8)),
+    "LinearWithLoRA": (lambda: LinearWithLoRA(nn.Linear(33, 17), 4, 7), image(2, 5, 33)),
+    "GPTModel": (lambda: GPTModel(CFG), tokens(3, 16)), "GPTModel with LoRA": (gpt_with_lora, tokens(3, 16)),
+    "GPTModel, tied": (lambda: GPTModel({**CFG, "tie_head": True}), tokens(3, 16)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_gives_the_same_on_the_gpu(name, dtype, differences):
+    make, data = MODULES[name]
+    data = data.astype(dtype) if data.dtype.kind == "f" else data
+    found = {}
+    for device in ("cpu", "cuda"):
+        model = randomised(make, dtype).to(device)
+        x = tinylora.tensor(data).to(device)
+        x = x.requires_grad_() if data.dtype.kind == "f" else x
+        tinylora.manual_seed(9)  # of the dropout masks
+        y = model(x)
+        y.backward(tinylora.tensor(np.random.default_rng(2).standard_normal(y.shape).astype(dtype)).to(device))
+        gradients = {path: p.grad.data for path, p in model.named_parameters() if p.grad is not None}
+        found[device] = {"out": y.data, **gradients} | ({"input": x.grad.data} if x.grad is not None else {})
+    assert found["cpu"].keys() == found["cuda"].keys()
+    scale = max(np.abs(b).max() for b in found["cpu"].values())
+    for path, b in found["cpu"].items():
+        assert found["cuda"][path].dtype == b.dtype == dtype
+        difference = float(np.abs(to_cpu(found["cuda"][path]) - b).max() / max(np.abs(b).max(), 1e-3 * scale))
+        differences[name, dtype] = max(differences.get((name, dtype), 0.0), difference)
+        assert difference <= (20 if name.startswith("GPT") else 1) * LIMITS[dtype], (
+            f"{path} differs by {difference:.2e}"
+        )
+
+
+@pytest.mark.parametrize("dtype, limit", [("float64", 1e-8), ("float32", 1e-2)])
+def test_fifty_steps_of_training_end_at_the_same_losses(dtype, limit, differences):
+    losses = {}
+    for device in ("cpu", "cuda"):
+        model = randomised(gpt_with_lora, dtype).to(device)
+        optimizer = optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+        base = {path: to_cpu(p.data).tobytes() for path, p in model.named_parameters() if not p.requires_grad}
+        tinylora.manual_seed(4)
+        losses[device] = []
+        for step in range(50):
+            x, y = (tinylora.tensor(tokens(4, 16, seed=s)).to(device) for s in (step % 5, step % 5 + 100))
+            loss = nn.functional.cross_entropy(model(x).flatten(0, 1), y.flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            losses[device].append(loss.item())
+        assert {p: to_cpu(q.data).tobytes() for p, q in model.named_parameters() if p in base} == base
+        assert losses[device][-1] < losses[device][0]
+    difference = relative_difference(np.array(losses["cuda"]), np.array(losses["cpu"]))
+    differences["50 steps with LoRA", dtype] = difference
+    assert difference <= limit

@@ -1,0 +1,65 @@
+"""A module's numbers, in and out: state_dict, load_state_dict, `to`, and where in the tree an error happened."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinylora.backend import device as Device
+from tinylora.backend import to_device
+from tinylora.tensor import Tensor
+
+if TYPE_CHECKING:
+    from tinylora.nn.module import Module
+
+
+def state_dict(module: Module) -> dict[str, Tensor]:
+    """Every parameter and persistent buffer by path; the tensors share memory with the module."""
+    state = {path: p.detach() for path, p, _ in module.named_tensors("_parameters")}
+    for path, buffer, owner in module.named_tensors("_buffers"):
+        if path.rpartition(".")[2] not in owner._transient:
+            state[path] = buffer.detach()
+    return state
+
+
+def load_state_dict(module: Module, state: dict[str, Any], strict: bool) -> tuple[list[str], list[str]]:
+    """Copy `state` into the parameters, keeping their dtype and device. See `Module.load_state_dict`."""
+    own = {path: t for store in ("_parameters", "_buffers") for path, t, _ in module.named_tensors(store)}
+    wanted = state_dict(module).keys()
+    missing, unexpected = [k for k in wanted if k not in state], [k for k in state if k not in wanted]
+    faults = [f"missing: {k}" for k in missing] + [f"unexpected: {k}" for k in unexpected] if strict else []
+    faults += [
+        f"{k}: expected {tuple(own[k].shape)}, got {tuple(state[k].shape)}"
+        for k in wanted
+        if k in state and tuple(state[k].shape) != tuple(own[k].shape)
+    ]
+    if faults:
+        raise RuntimeError(f"cannot load into {type(module).__name__}:\n  " + "\n  ".join(faults))
+    for k in wanted - set(missing):
+        array = state[k].data if isinstance(state[k], Tensor) else state[k]
+        own[k].data = to_device(array, own[k].device).astype(own[k].dtype)
+    return missing, unexpected
+
+
+def move(module: Module, where: tuple[Any, ...], dtype: Any, device: Any) -> None:
+    """Put every parameter and buffer on a device, the floating-point ones into a dtype, or both."""
+    for w in where:
+        is_device = isinstance(w, Device) or (isinstance(w, str) and w[:4] in ("cpu", "cuda", "meta"))
+        device, dtype = (w, dtype) if is_device else (device, w)
+    for tensor in (*module.parameters(), *module.buffers()):
+        for t in [tensor] if tensor.grad is None else [tensor, tensor.grad]:
+            if device is not None:
+                t.data = to_device(t.data, device)
+            if dtype is not None and t.dtype.kind == "f":
+                t.data = t.data.astype(np.dtype(dtype), copy=False)
+
+
+def locate(error: Exception, module: Module) -> None:
+    """Put the path of the module that failed in front of the message, one name at each level on the way up."""
+    inner, path, message = getattr(error, "at", (None, "", error.args[0] if error.args else ""))
+    if inner is not None and isinstance(message, str):
+        name = next((name for name, child in module.named_modules() if child is inner), "")
+        path = ".".join(filter(None, (name, path)))
+        error.args = (f"{path}: {message}", *error.args[1:])
+    error.at = (module, path, message)  # type: ignore[attr-defined]
