@@ -8,6 +8,10 @@ import tinylora
 def leaf(data):
     return tinylora.tensor(data, dtype=tinylora.float64, requires_grad=True)
 
+
+def test_a_leaf_that_requires_grad_cannot_be_changed_in_place():
+    x = leaf([1.0, 2.0])
+
     def assign():
         x[0] = 5.0
 

@@ -315,8 +315,9 @@ def test_casts(dtype):
 def test_facts_about_a_tensor():
     def facts(t, x):
         return (x.numel(), x.dim(), x.ndim, x.size(1), tuple(x.size()), tuple(x.shape), x.element_size(), len(x),
-                x.tolist(), x.is_contiguous(), x.T.is_contiguous(), x.is_floating_point(), x[0, 0].item(), float(x[0, 1]),
-                int(x[1, 0]), bool(x[0, 1] > 0), f"{x[1, 1]:.2f}", [range(5)[i] for i in t.tensor([1, 2])])  # fmt: skip
+                x.tolist(), x.is_contiguous(), x.T.is_contiguous(), x.is_floating_point(), x[0, 0].item(),
+                float(x[0, 1]), int(x[1, 0]), bool(x[0, 1] > 0), f"{x[1, 1]:.2f}",
+                [range(5)[i] for i in t.tensor([1, 2])])  # fmt: skip
 
     x = np.arange(6.0).reshape(2, 3)
     assert facts(tinylora, tinylora.tensor(x)) == facts(torch, torch.tensor(x))
@@ -337,7 +338,8 @@ def test_printed_form():
 
 def test_sizes_that_do_not_fit_are_named():
     for f in (lambda t, x: x.reshape(4), lambda t, x: x.reshape(-1, 4), lambda t, x: x.view(-1, -1),
-              lambda t, x: x.expand(4, 3), lambda t, x: x.permute(0, 0), lambda t, x: x.split([1, 2]), lambda t, x: x.chunk(0)):  # fmt: skip
+              lambda t, x: x.expand(4, 3), lambda t, x: x.permute(0, 0), lambda t, x: x.split([1, 2]),
+              lambda t, x: x.chunk(0)):  # fmt: skip
         both_raise(f, np.zeros((2, 3)))
     assert "(2, 3)" in both_raise(lambda t, x: x.reshape(4), np.zeros((2, 3)))
     for f in (

@@ -45,7 +45,7 @@ class LoRALayer(nn.Module):
 
     def delta(self) -> Array:
         """ΔWᵀ = scale · A B, the array (in_dim, out_dim)."""
-        return self.scale * (self.A.data @ self.B.data)
+        return (self.scale * (self.A.detach() @ self.B.detach())).data
 
 
 class LinearWithLoRA(nn.Module):

@@ -1,0 +1,247 @@
+"""Files of labelled messages: read in three formats, refused by name and line, split without leaks, batched by length."""
+
+import csv
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinylora.data import END, Message, batches, collate, decode, encode, read_messages, split
+
+DATA = Path(os.environ.get("TINYLORA_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
+SMS = DATA / "sms_spam" / "sms.tsv"
+needs_sms = pytest.mark.skipif(not SMS.is_file(), reason="the SMS data is absent: name its folder in TINYLORA_DATA")
+
+PAIRS = [("ham", "see you"), ("spam", "win now")]
+
+
+def written(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+# ------------------------------------------------------------------------------------------- reading
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("a.tsv", "ham\tsee you\nspam\twin now\n"),
+        ("a.tsv", "ham\tsee you\nspam\twin now"),
+        ("a.TSV", "ham\tsee you\nspam\twin now\n"),
+        ("a.tsv", "label\ttext\nham\tsee you\nspam\twin now\n"),
+        ("a.tsv", "text\tlabel\nsee you\tham\nwin now\tspam\n"),
+        ("a.tsv", "Text\tid\t Label \nsee you\t1\tham\nwin now\t2\tspam\n"),
+        ("a.tsv", "category\tmessage\nham\tsee you\nspam\twin now\n"),
+        ("a.tsv", "\ufefflabel\ttext\r\nham\tsee you\r\n\r\nspam\twin now\r\n"),
+        ("a.csv", "label,text\nham,see you\nspam,win now\n"),
+        ("a.csv", 'label,text\r\n"ham","see you"\r\nspam,"win now"\r\n'),
+        ("a.csv", "\ufeffham,see you\r\nspam,win now\r\n"),
+        ("a.jsonl", '{"label": "ham", "text": "see you"}\n\n{"text": "win now", "label": "spam"}\n'),
+        ("a.jsonl", '\ufeff{"id": 1, "label": "ham", "text": "see you"}\r\n{"label": "spam", "text": "win now", "x": []}'),
+    ],
+)
+def test_the_same_messages_from_every_format(tmp_path, name, content):
+    assert list(dict.fromkeys(read_messages(written(tmp_path, name, content)))) == PAIRS
+
+
+def test_without_a_header_the_labels_are_what_repeats(tmp_path):
+    path = written(tmp_path, "a.tsv", "see you\tham\nwin now\tspam\nhi\tham\n")
+    assert read_messages(path) == [*PAIRS, ("ham", "hi")]
+
+
+def test_columns_by_name(tmp_path):
+    path = written(tmp_path, "a.csv", "label,v1,V2,text\n0,ham,see you,-\n0,spam,win now,-\n")
+    assert read_messages(path, "v2", "V1") == PAIRS
+    assert read_messages(path, label_column="v1") == [("ham", "-"), ("spam", "-")]
+    for names, lacking in ((("v3", None), "text"), ((None, "v3"), "label")):
+        with pytest.raises(ValueError, match=f"no {lacking} column among label, v1, V2, text: name it with --{lacking}-column"):
+            read_messages(path, *names)
+
+
+def test_in_tsv_a_quotation_mark_is_a_character(tmp_path):
+    path = written(tmp_path, "a.tsv", 'ham\t"Hi" he said\nspam\t"win\nham\t5" and, 6\u2028"\n')
+    assert [m.text for m in read_messages(path)] == ['"Hi" he said', '"win', '5" and, 6\u2028"']
+
+
+def test_in_csv_a_quoted_text_has_commas_quotes_and_lines(tmp_path):
+    path = written(tmp_path, "a.csv", 'label,text\nham,"a, ""b""\nc\u2028d"\nspam,e\u2028f\x0bg\n')
+    assert [m.text for m in read_messages(path)] == ['a, "b"\nc\u2028d', "e\u2028f\x0bg"]
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(str.strip)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["ham", "spam"]), texts), min_size=1))
+def test_any_text_survives_csv_and_jsonl(tmp_path_factory, pairs):
+    folder = tmp_path_factory.mktemp("data")
+    with (folder / "a.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("label", "text"), *pairs])
+    lines = [json.dumps({"label": label, "text": text}, ensure_ascii=False) for label, text in pairs]
+    (folder / "a.jsonl").write_text("\n".join(lines), encoding="utf-8", newline="")
+    expected = [(label, text.strip()) for label, text in pairs]
+    assert read_messages(folder / "a.csv") == expected == read_messages(folder / "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.tsv", "", "empty"), ("a.csv", "\n \n", "empty"), ("a.jsonl", "\ufeff\n", "empty"),
+        ("a.tsv", "label\ttext\n", "a header and no message below it"), ("a.csv", "label,text\n\n", "no message"),
+        ("a.txt", "ham\thi\n", "expected a .tsv, .csv or .jsonl file"), ("a", "ham\thi\n", "expected a .tsv"),
+        ("a.tsv", b"ham\t\x00\x01\n", "a binary file, not text"),
+        ("a.tsv", "ham\thi\n".encode("utf-16"), "a binary file|not UTF-8"),
+        ("a.tsv", b"ham\thi\nham\tho\nspam\tcaf\xe9\n", r"line 3 is not UTF-8, at byte 22"),
+        ("a.csv", b"\xef\xbb\xbfham,hi\n\nspam,\xff\n", r"line 3 is not UTF-8, at byte 16"),
+        ("a.tsv", "label\tbody\nham\thi\n", "no text column among label, body"),
+        ("a.tsv", "id\ttext\tdate\n1\thi\t2\n", "no label column among id, text, date"),
+        ("a.tsv", "just one column\n", "no text column"),
+        ("a.tsv", "a\tb\tc\n", "no text column among a, b, c: name it with --text-column"),
+        ("a.tsv", "label\ttext\nham\thi\n\nspam\n", "line 4 has 1 columns, the first line 2"),
+        ("a.tsv", "ham\thi\nspam\twin\tnow\n", "line 2 has 3 columns, the first line 2"),
+        ("a.csv", "ham,hi\nspam,win, now\n", "line 2 has 3 columns"),
+        ("a.tsv", "label\ttext\nham\thi\nham\t  \n", "line 3 has no text"),
+        ("a.tsv", "label\ttext\n\thi\n", "line 2 has no label"),
+        ("a.csv", 'label,text\nham,"hi\n', "line 2 is not readable as CSV"),
+        ("a.csv", 'label,text\nham,"hi" ho\n', "line 2 is not readable as CSV"),
+        ("a.jsonl", '{"label": "ham", "text": "hi"}\n{"label": \n', "line 2 is not JSON"),
+        ("a.jsonl", '["ham", "hi"]\n', "line 1 is not a JSON object"),
+        ("a.jsonl", '{"text": "hi"}\n', "no label column among text"),
+        ("a.jsonl", '{"label": "ham", "text": "hi"}\n\n{"label": "spam"}\n', "line 3 has no text"),
+        ("a.jsonl", '{"label": null, "text": "hi"}\n', "line 1 has no label"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_named(tmp_path, name, content, message):
+    path = written(tmp_path, name, content)
+    with pytest.raises(ValueError, match=message) as error:
+        read_messages(path)
+    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    (tmp_path / "f.tsv").mkdir()
+    for name in ("absent.tsv", "f.tsv"):
+        with pytest.raises(OSError, match=name):
+            read_messages(tmp_path / name)
+
+
+# ----------------------------------------------------------------------------------------- splitting
+messages_of_two_classes = st.lists(
+    st.builds(Message, st.sampled_from(["ham", "spam"]), st.sampled_from([f"text {i}" for i in range(60)])), min_size=60
+).filter(lambda ms: min(Counter({m.text: m.label for m in reversed(ms)}.values()).values()) >= 6
+         and len({m.label for m in {m.text: m for m in reversed(ms)}.values()}) == 2)  # fmt: skip
+
+
+@given(messages_of_two_classes, st.integers(0, 2**32))
+def test_no_text_stands_on_two_sides_and_none_is_lost(messages, seed):
+    parts = split(messages, seed)
+    texts = [m.text for part in parts for m in part]
+    assert len(texts) == len(set(texts)) and set(texts) == {m.text for m in messages}
+    first = {m.text: m for m in reversed(messages)}  # of a text that comes again, the first
+    assert all(first[m.text] == m for part in parts for m in part)
+
+
+@given(messages_of_two_classes, st.integers(0, 2**32))
+def test_every_class_is_split_in_the_same_proportions(messages, seed):
+    parts = split(messages, seed, valid=0.1, test=0.2)
+    unique = {m.text: m for m in reversed(messages)}.values()
+    for label in ("ham", "spam"):
+        n = sum(m.label == label for m in unique)
+        sizes = [sum(m.label == label for m in part) for part in parts]
+        assert sizes[1:] == [max(1, round(0.1 * n)), max(1, round(0.2 * n))] and sum(sizes) == n
+
+
+@given(messages_of_two_classes, st.randoms())
+def test_the_seed_alone_decides(messages, shuffler):
+    distinct = list({m.text: m for m in reversed(messages)}.values())
+    parts = split(distinct, 3)
+    shuffler.shuffle(distinct)  # not the order in the file
+    assert split(distinct, 3) == parts
+    assert split(distinct, 4) != parts
+
+
+def test_classes_that_cannot_be_split_are_named():
+    with pytest.raises(ValueError, match="only one class, 'ham'"):
+        split([Message("ham", str(i)) for i in range(50)], 0)
+    few = [Message("ham", str(i)) for i in range(50)] + [Message("spam", "a"), Message("spam", "b"), Message("spam", "b")]
+    with pytest.raises(ValueError, match="class 'spam' has 2 different messages, too few"):
+        split(few, 0)
+
+
+# ------------------------------------------------------------------------------------------ batching
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_encode_and_decode_are_inverse(text):
+    ids = encode(text, 10_000)
+    assert ids[0] == ids[-1] == END and ((ids[1:-1] >= 0) & (ids[1:-1] < 256)).all()
+    assert decode(ids.tolist()) == text
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.integers(2, 30))
+def test_a_text_is_cut_at_the_context_and_a_cut_character_is_left_out(text, context):
+    ids = encode(text, context)
+    assert len(ids) <= context and ids[0] == ids[-1] == END
+    cut = decode(ids.tolist())
+    assert text.startswith(cut)
+    assert len(cut.encode()) > context - 2 - 4 or cut == text
+
+
+def test_a_cut_in_the_middle_of_a_character():
+    assert [decode(encode("aé€", n).tolist()) for n in range(2, 9)] == ["", "a", "a", "aé", "aé", "aé", "aé€"]
+    assert encode("a\udcff", 10).tolist() == [END, 97, 63, END]  # half a surrogate pair is no character
+
+
+words = st.lists(st.text("abc ", max_size=40), min_size=1, max_size=50)
+
+
+@given(words, st.integers(1, 9), st.one_of(st.none(), st.integers(0, 99)))
+def test_every_message_comes_exactly_once(texts, size, seed):
+    messages = [Message("ab"[i % 2], text) for i, text in enumerate(texts)]
+    seen = []
+    for numbers, batch in batches(messages, ["a", "b"], 32, size, None if seed is None else np.random.default_rng(seed)):
+        assert 1 <= len(numbers) <= size
+        ids, last, classes = batch.ids.numpy(), batch.last.numpy(), batch.classes.numpy()
+        for row, number in enumerate(numbers):
+            expected = encode(messages[number].text, 32)
+            assert ids[row, : last[row] + 1].tolist() == expected.tolist()
+            assert (ids[row, last[row] :] == END).all() and classes[row] == number % 2
+        assert ids.shape[1] == last.max() + 1
+        seen += numbers
+    assert sorted(seen) == list(range(len(texts)))
+
+
+@given(words)
+def test_without_a_generator_batches_go_from_short_to_long(texts):
+    lengths = [batch.ids.shape[1] for _, batch in batches([Message("a", t) for t in texts], ["a"], 64, 4)]
+    assert lengths == sorted(lengths)
+
+
+def test_a_generator_shuffles_batches_and_what_is_equally_long():
+    messages = [Message("a", f"{i:04}") for i in range(64)]
+    orders = [[n for n, _ in batches(messages, ["a"], 64, 8, np.random.default_rng(seed))] for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+    assert {frozenset(n) for n in orders[0]} != {frozenset(n) for n in orders[2]}
+
+
+def test_collate_pads_with_END():
+    batch = collate([np.array([END, 1, END]), np.array([END, END])], [1, 0])
+    assert batch.ids.tolist() == [[END, 1, END], [END, END, END]]
+    assert batch.last.tolist() == [2, 1] and batch.classes.tolist() == [1, 0]
+
+
+@needs_sms
+def test_little_of_the_sms_data_is_padding_and_none_of_it_leaks():
+    messages = read_messages(SMS)
+    assert Counter(m.label for m in messages) == {"ham": 4827, "spam": 747}
+    parts = split(messages, 0)
+    texts = [{m.text for m in part} for part in parts]
+    assert not (texts[0] & texts[1] or texts[0] & texts[2] or texts[1] & texts[2])
+    assert abs(len(parts.test) / sum(map(len, parts)) - 0.2) < 0.001
+    kept = padded = 0
+    for _, batch in batches(parts.train, ["ham", "spam"], 512, 32, np.random.default_rng(0)):
+        kept += int((batch.last.numpy() + 1).sum())
+        padded += batch.ids.numel()
+    assert 1 - kept / padded < 0.03
