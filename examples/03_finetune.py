@@ -1,10 +1,10 @@
 """Fine-tune a classifier with the library's own parts, four ways: what do pre-training and LoRA buy?
 
-    python examples/03_finetune.py                               # LoRA on the boxed model and the boxed messages
-    python examples/03_finetune.py --variant head                # only the head is trained
-    python examples/03_finetune.py --variant full                # every weight is trained
-    python examples/03_finetune.py --variant random              # LoRA on a base that was never pre-trained
-    python examples/03_finetune.py --data sms.tsv --epochs 2     # any TSV, CSV or JSONL of labels and texts
+python examples/03_finetune.py                               # LoRA on the boxed model and the boxed messages
+python examples/03_finetune.py --variant head                # only the head is trained
+python examples/03_finetune.py --variant full                # every weight is trained
+python examples/03_finetune.py --variant random              # LoRA on a base that was never pre-trained
+python examples/03_finetune.py --data sms.tsv --epochs 2     # any TSV, CSV or JSONL of labels and texts
 """
 
 import argparse

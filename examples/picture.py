@@ -1,6 +1,6 @@
 """Draw the picture in the README: run the main job and write what it printed as an SVG.
 
-    python examples/picture.py docs/demo.svg
+python examples/picture.py docs/demo.svg
 """
 
 import sys

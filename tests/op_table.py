@@ -154,9 +154,7 @@ def index_of(draw, shape, unique=False):
         taken = draw(shapes(max_dims=2, max_side=3, min_dims=1, min_side=0 if 0 in shape else 1))
         taken = (0,) if 0 in [shape[a] for a in chosen] else taken
         size = int(np.prod(taken))
-        drawn = {
-            a: st.lists(st.integers(-shape[a], shape[a] - 1), min_size=size, max_size=size) for a in chosen if size
-        }
+        drawn = {a: st.lists(st.integers(-shape[a], shape[a] - 1), min_size=size, max_size=size) for a in chosen if size}
         picks = {a: np.array(draw(drawn[a]) if size else [], dtype=np.int64).reshape(taken) for a in chosen}
     return tuple(picks.get(a, slice(None)) for a in range(len(shape)))
 

@@ -59,7 +59,8 @@ def test_columns_by_name(tmp_path):
     assert read_messages(path, "v2", "V1") == PAIRS
     assert read_messages(path, label_column="v1") == [("ham", "-"), ("spam", "-")]
     for names, lacking in ((("v3", None), "text"), ((None, "v3"), "label")):
-        with pytest.raises(ValueError, match=f"no {lacking} column among label, v1, V2, text: name it with --{lacking}-column"):
+        message = f"no {lacking} column among label, v1, V2, text: name it with --{lacking}-column"
+        with pytest.raises(ValueError, match=message):
             read_messages(path, *names)
 
 

@@ -18,9 +18,7 @@ from tinylora.op import OPS
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if path.exists()]
 MODULES = [tinylora.__name__] + [
-    module.name
-    for module in pkgutil.walk_packages(tinylora.__path__, "tinylora.")
-    if not module.name.endswith("__main__")
+    module.name for module in pkgutil.walk_packages(tinylora.__path__, "tinylora.") if not module.name.endswith("__main__")
 ]
 
 SPANNING = re.MULTILINE | re.DOTALL

@@ -1,5 +1,6 @@
-"""Files of arrays: what is written is read bit for bit, a file is whole or not there, and every failure is one clear line."""
+"""Files of arrays and folders of models: read bit for bit as written, whole or not there, refused in one clear line."""
 
+import json
 import os
 
 import numpy as np
@@ -8,9 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+import tinylora
+from tinylora.adapters import LoRAConfig, apply_lora, merge_and_unload
+from tinylora.checkpoint import load_model, save_model
 from tinylora.formats import safetensors
+from tinylora.models.gpt import GPTModel
 from tinylora.testing.strategies import arrays, shapes
 
+TINY = {
+    "vocab_size": 11, "context_length": 8, "emb_dim": 8, "n_heads": 2, "n_layers": 2, "drop_rate": 0.0, "qkv_bias": True,
+}  # fmt: skip
 DTYPES = ["float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"]
 
 
@@ -107,3 +115,69 @@ def test_text_and_bytes_are_written_whole(tmp_path):
     assert (tmp_path / "x").stat().st_mode & 0o777 == 0o644
     with pytest.raises(FileNotFoundError):
         safetensors.write(tmp_path / "absent" / "x", b"")
+
+
+# ------------------------------------------------------------------------------------- folders of models
+def base(**changes):
+    tinylora.manual_seed(0)
+    return GPTModel({**TINY, **changes}).eval()
+
+
+def scores(model):
+    with tinylora.no_grad():
+        return model(tinylora.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])).numpy()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_folder_gives_the_model_back(tmp_path, tied):
+    model = base(tie_head=tied)
+    save_model(model, tmp_path / "m")
+    np.testing.assert_array_equal(scores(load_model(tmp_path / "m")), scores(model))
+    stored, _ = safetensors.load(tmp_path / "m" / "model.safetensors")
+    assert ("out_head.weight" in stored) != tied
+
+
+def test_a_tied_head_that_was_merged_is_stored_beside_the_embedding(tmp_path):
+    model = base(tie_head=True)
+    apply_lora(model, LoRAConfig(rank=2, alpha=6.0))
+    model.out_head.lora.B.data = np.ones_like(model.out_head.lora.B.data)
+    merge_and_unload(model)
+    save_model(model, tmp_path / "m")
+    np.testing.assert_array_equal(scores(load_model(tmp_path / "m")), scores(model))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"emb_dim": "8"}, "emb_dim must be an integer"), ({"n_heads": 0}, "n_heads must be an integer"),
+        ({"n_layers": True}, "n_layers must be"), ({"drop_rate": "none"}, "drop_rate must be"),
+        ({"emb_dim": 9}, "not divisible by n_heads"), ({"vocab_size": 12}, r"expected \(12, 8\), got \(11, 8\)"),
+        ({"labels": "spam"}, "labels must be a list"), ({"labels": ["spam"]}, "labels must be a list"),
+        ({"labels": ["a", "a"]}, "labels must be a list"), ({"labels": [0, 1]}, "labels must be a list"),
+    ],
+)  # fmt: skip
+def test_a_configuration_that_is_wrong_is_named(tmp_path, changes, message):
+    save_model(base(), tmp_path)
+    config = {**json.loads((tmp_path / "config.json").read_text()), **changes}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=message):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content, message", [("{", "not readable as JSON"), ("[]", "not a tinylora model"), ("{}", "it needs")]
+)
+def test_a_configuration_that_is_none_is_named(tmp_path, content, message):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load_model(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no such file; a model is 'nano' or a folder"):
+        load_model(tmp_path / "absent")
+
+
+def test_a_model_with_nan_is_refused(tmp_path):
+    model = base()
+    model.final_norm.scale.data = np.full(8, np.nan, np.float32)
+    save_model(model, tmp_path)
+    with pytest.raises(ValueError, match=r"NaN or infinity in final_norm\.scale"):
+        load_model(tmp_path)

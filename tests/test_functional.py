@@ -211,9 +211,7 @@ def test_var_of_one_element_is_nan_and_without_bias_zero():
 def test_prod_and_cumsum(x, data):
     dim = data.draw(st.integers(-x.ndim, x.ndim - 1))
     x = x.round()  # with zeros
-    agree(
-        lambda t, x: (t.cumsum(x, dim), x.cumsum(dim=dim), t.prod(x, dim), x.prod(dim=dim, keepdim=True), x.prod()), x
-    )
+    agree(lambda t, x: (t.cumsum(x, dim), x.cumsum(dim=dim), t.prod(x, dim), x.prod(dim=dim, keepdim=True), x.prod()), x)
 
 
 def test_reductions_of_nothing():

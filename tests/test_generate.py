@@ -18,7 +18,9 @@ from tinylora.models.gpt import GPTModel
 
 DATA = Path(os.environ.get("TINYLORA_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
 TRAIN = DATA / "text" / "wikitext-2" / "train.raw.gz"
-TINY = {"vocab_size": 17, "context_length": 8, "emb_dim": 16, "n_heads": 2, "n_layers": 1, "drop_rate": 0.3, "qkv_bias": True}
+TINY = {
+    "vocab_size": 17, "context_length": 8, "emb_dim": 16, "n_heads": 2, "n_layers": 1, "drop_rate": 0.3, "qkv_bias": True,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,7 @@ def test_a_prompt_of_nothing_and_tokens_out_of_range_are_refused(model):
     with pytest.raises(ValueError, match="at least one token"):
         continued(model, [], 1)
     for token in (-1, 17):
-        with pytest.raises(IndexError, match="tok_emb"):
+        with pytest.raises(IndexError, match="outside the vocabulary"):
             continued(model, [1, token], 1)
 
 
@@ -90,10 +92,7 @@ def test_a_prompt_of_nothing_and_tokens_out_of_range_are_refused(model):
 def test_the_boxed_model_writes_english_words():
     known = set(re.findall(r"[a-z]+", gzip.decompress(TRAIN.read_bytes()).decode().lower()))
     nano = load_model("nano")
-    text = ""
-    for seed in (0, 1):
-        tokens = generate(nano, [END, *b"The "], 240, temperature=0.7, seed=seed)
-        text += " ".join(decode(list(tokens)).lower().split(" ")[:-1]) + " "  # the last word may be cut
-    words = [word for word in re.findall(r"[a-z]+", text) if len(word) >= 3]
-    assert len(words) > 30
+    text = decode(list(generate(nano, [END, *b"The "], 250, temperature=0.7, seed=0)))
+    words = [word for word in re.findall(r"[a-z]+", text.lower())[:-1] if len(word) >= 3]  # the last one may be cut
+    assert len(words) > 20
     assert sum(word in known for word in words) / len(words) > 0.6

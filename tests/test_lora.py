@@ -13,7 +13,9 @@ from tinylora.lora import LinearWithLoRA, LoRALayer, freeze, lora_modules, low_r
 from tinylora.models.gpt import GPTModel
 from tinylora.testing.strategies import LoRASize, lora_sizes
 
-TINY = {"vocab_size": 11, "context_length": 8, "emb_dim": 8, "n_heads": 2, "n_layers": 2, "drop_rate": 0.0, "qkv_bias": True}
+TINY = {
+    "vocab_size": 11, "context_length": 8, "emb_dim": 8, "n_heads": 2, "n_layers": 2, "drop_rate": 0.0, "qkv_bias": True,
+}  # fmt: skip
 
 
 def shake(model, seed=0):

@@ -80,9 +80,7 @@ def test_setattr_reaches_into_sequential_and_module_list():
         assert container[0] is new and len(container) == 2 and next(container.named_children())[0] == "0"
         container[-1] = nn.GELU()
         assert isinstance(container[1], nn.GELU)
-        assert (
-            len(container[:1]) == 1 and type(container[:1]) is type(container) and len(container.append(nn.ReLU())) == 3
-        )
+        assert len(container[:1]) == 1 and type(container[:1]) is type(container) and len(container.append(nn.ReLU())) == 3
         with pytest.raises(IndexError, match="holds 3 modules"):
             container[3]
 
@@ -183,9 +181,7 @@ def test_printed_trees_are_those_of_pytorch():
             def __init__(self):
                 super().__init__()
                 self.norm = n.LayerNorm(8)
-                self.layers = n.Sequential(
-                    n.Linear(8, 4, bias=False), n.GELU(), n.GELU(approximate="tanh"), n.Dropout(0.1)
-                )
+                self.layers = n.Sequential(n.Linear(8, 4, bias=False), n.GELU(), n.GELU(approximate="tanh"), n.Dropout(0.1))
                 self.blocks = n.ModuleList([n.ReLU(), n.SiLU(), n.Softmax(dim=-1), n.Identity()])
                 self.emb = n.Embedding(5, 8)
                 self.empty = n.Sequential()

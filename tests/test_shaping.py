@@ -220,12 +220,7 @@ CASES = [
 @pytest.mark.filterwarnings("ignore:indexing with dtype torch.uint8")
 @pytest.mark.parametrize("index", CASES, ids=str)
 def test_indexing_case_by_case(index):
-    if (
-        index[0] is True
-        or index[0] is False
-        or isinstance(index[0], range)
-        or getattr(index[0], "dtype", 0) == np.uint8
-    ):
+    if index[0] is True or index[0] is False or isinstance(index[0], range) or getattr(index[0], "dtype", 0) == np.uint8:
         as_numpy = (np.array(index[0]).astype(bool if isinstance(index[0], bool) else np.int64),)
         expected = np.arange(24.0).reshape(2, 3, 4)[as_numpy]
         assert np.array_equal(tinylora.arange(24.0).reshape(2, 3, 4)[for_library(tinylora, index)].data, expected)
@@ -263,9 +258,7 @@ def test_an_element_taken_twice_gets_both_gradients():
     assert x.grad.tolist() == [2.0, 1.0]
 
 
-@pytest.mark.parametrize(
-    "index", [(2,), (-3,), (0, 0, 0), (np.array([2]),), (np.array([True]),), (0.5,), ("a",)], ids=str
-)
+@pytest.mark.parametrize("index", [(2,), (-3,), (0, 0, 0), (np.array([2]),), (np.array([True]),), (0.5,), ("a",)], ids=str)
 def test_a_bad_index_is_an_index_error(index):
     with pytest.raises(IndexError):
         tinylora.zeros(2, 3)[for_library(tinylora, index)]

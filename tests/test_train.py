@@ -16,7 +16,10 @@ from tinylora.metrics import Metrics
 from tinylora.models.gpt import GPTModel
 from tinylora.train import TrainConfig, class_scores, evaluate, predict, train, warmup_cosine
 
-TINY = {"vocab_size": 257, "context_length": 16, "emb_dim": 16, "n_heads": 2, "n_layers": 1, "drop_rate": 0.1, "qkv_bias": True}
+TINY = {
+    "vocab_size": 257, "context_length": 16, "emb_dim": 16, "n_heads": 2, "n_layers": 1, "drop_rate": 0.1,
+    "qkv_bias": True,
+}  # fmt: skip
 LABELS = ["a", "b"]
 
 
@@ -57,7 +60,7 @@ def losses(events):
 # ------------------------------------------------------------------------------------------- training
 def test_the_loss_falls_and_the_base_stays():
     start = classifier()
-    model, events, finished = run(TrainConfig(epochs=8, lr=2e-2, batch_size=8))
+    model, events, finished = run(TrainConfig(epochs=8, lr=2e-2, batch_size=8), drop=0.0)
     assert finished and not model.training
     assert len(losses(events)) == 8 * 8
     assert np.mean(losses(events)[-8:]) < 0.3 * np.mean(losses(events)[:8])
@@ -92,7 +95,7 @@ def test_the_learning_rate_rises_in_a_line_and_falls_to_a_tenth(steps, warmup):
     rates = [warmup_cosine(i, warmup + steps, warmup) for i in range(warmup + steps)]
     np.testing.assert_allclose(rates[:warmup], np.arange(1, warmup + 1) / max(1, warmup))
     assert rates[warmup] == 1.0 and all(a >= b for a, b in zip(rates[warmup:], rates[warmup + 1 :], strict=False))
-    assert 0.1 <= min(rates[warmup:])
+    assert all(rate >= 0.1 for rate in rates[warmup:])
     np.testing.assert_allclose(warmup_cosine(warmup + steps, warmup + steps, warmup), 0.1)
 
 

@@ -209,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"tinylora: error: {error}", file=sys.stderr)
         return 2
-    except (ValueError, RuntimeError, OSError, ArithmeticError, MemoryError) as error:
+    except (ValueError, RuntimeError, LookupError, OSError, ArithmeticError, MemoryError) as error:
         print(f"tinylora: error: {_one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

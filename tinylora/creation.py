@@ -59,16 +59,16 @@ def randint(low: int, high: Any = None, size: Any = None, *, dtype: Any = None, 
     return Tensor(backend.random_integers(low, high, _sizes(size), device).astype(dtype or int64))
 
 
-def arange(
-    start: float, end: float | None = None, step: float = 1, *, dtype: Any = None, device: Any = None
-) -> Tensor:
+def arange(start: float, end: float | None = None, step: float = 1, *, dtype: Any = None, device: Any = None) -> Tensor:
     """start, start + step, .. below end (0 .. start if end is not given); int64 unless a float is among them."""
     start, end = (0, start) if end is None else (start, end)
     if step == 0 or (end - start) * step < 0:
         raise RuntimeError(f"arange: steps of {step} do not lead from {start} to {end}")
     whole = all(isinstance(n, int | np.integer) for n in (start, end, step))
     array = np.arange(math.ceil((end - start) / step)) * step + start
-    return Tensor(backend.to_device(array.astype(dtype or (int64 if whole else float32)), device or backend.default_device()))
+    return Tensor(
+        backend.to_device(array.astype(dtype or (int64 if whole else float32)), device or backend.default_device())
+    )
 
 
 def _like(name: str, create: Callable[..., Tensor]) -> Callable[..., Tensor]:

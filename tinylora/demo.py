@@ -47,8 +47,8 @@ def run(seed: int = 0, out: Path = OUT) -> None:
         say_counts(lecture_count(gpt2, classes=2, rank=16, alpha=16), 16, 16)
     screen.tree(gpt2.trf_blocks[0], "one block of 12")
 
-    screen.heading("2. A foundation model in the box, and 480 messages: spam or ham?")
     messages = read_messages(MESSAGES)
+    screen.heading(f"2. A foundation model in the box, and {len(messages)} messages: spam or ham?")
     parts = split(messages, seed)
     labels = sorted({m.label for m in messages})
     backend.manual_seed(seed)
@@ -60,9 +60,11 @@ def run(seed: int = 0, out: Path = OUT) -> None:
     before = evaluate(model, parts.test, labels)
     history: list[dict] = []
     with screen.training(history) as report:
-        train(model, parts.train, parts.valid, labels, TrainConfig(epochs=5, lr=2e-3, seed=seed), report)
+        train(model, parts.train, parts.valid, labels, TrainConfig(epochs=3, lr=1e-3, seed=seed), report)
     after = evaluate(model, parts.test, labels)
-    screen.say(f"accuracy on {len(parts.test)} messages never seen: {before.accuracy:.1%} before, {after.accuracy:.1%} after")
+    screen.say(
+        f"accuracy on {len(parts.test)} messages never seen: {before.accuracy:.1%} before, {after.accuracy:.1%} after"
+    )
     count = model.summary()
     screen.say(f"{count.trainable:,} of {count.total:,} parameters moved ({count.trainable / count.total:.1%})")
 
@@ -82,7 +84,7 @@ def run(seed: int = 0, out: Path = OUT) -> None:
     unmerge(fresh)
     back = all(m.linear.weight.data is w for w, (_, m) in zip(weights, lora_modules(fresh), strict=True))
     _check("unmerged: the original weights are back, the same bytes", back)
-    screen.say(f"\n{time.perf_counter() - begin:.0f} s.  Try: tinylora predict {out} \"You have won a prize, call now\"")
+    screen.say(f'\n{time.perf_counter() - begin:.0f} s.  Try: tinylora predict {out} "You have won a prize, call now"')
 
 
 def _check(claim: str, holds: bool) -> None:

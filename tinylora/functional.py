@@ -285,9 +285,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return record(ops.linear, input, weight, bias)
 
 
-def lora_linear(
-    input: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scale: float = 1.0
-) -> Tensor:
+def lora_linear(input: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scale: float = 1.0) -> Tensor:
     """input Wᵀ + bias + scale · (input A) B in one op, with A (in, r) and B (r, out)."""
     _check_linear(input, weight)
     if A.shape != (weight.shape[1], B.shape[0]) or B.shape[1] != weight.shape[0]:

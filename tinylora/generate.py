@@ -42,5 +42,6 @@ def _draw(scores: np.ndarray, temperature: float, top_k: int | None, rng: np.ran
         return int(scores.argmax())
     if top_k is not None and top_k < len(scores):
         scores = np.where(scores >= np.sort(scores)[-top_k], scores, -np.inf)
-    p = np.exp((scores - scores.max()) / temperature)
+    with np.errstate(over="ignore"):  # at a temperature of next to nothing
+        p = np.exp((scores - scores.max()) / temperature)
     return int(rng.choice(len(p), p=p / p.sum()))

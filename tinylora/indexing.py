@@ -56,7 +56,7 @@ def _normal(index: Any, shape: tuple[int, ...], x: Tensor) -> tuple[tuple[Any, .
 
 
 def _is_mask(item: Any) -> bool:
-    return getattr(item, "dtype", None) == bool
+    return getattr(item, "dtype", None) == np.dtype(bool)
 
 
 def _array(item: Any, x: Tensor) -> Any:

@@ -15,6 +15,8 @@ from tinylora import nn
 from tinylora.metrics import Metrics
 
 console = Console(highlight=False, soft_wrap=True, emoji=False)
+if not console.is_terminal:
+    console.width = 10_000  # a table in a file or a pipe is never cut
 
 
 def say(text: str = "") -> None:

@@ -13,6 +13,7 @@ from tinylora.data import Batch, Message, batches, collate, encode
 from tinylora.functional import cross_entropy, softmax
 from tinylora.metrics import Metrics
 from tinylora.models.gpt import GPTModel
+from tinylora.models.last import features_at
 from tinylora.nn.utils import clip_grad_norm_
 from tinylora.optim import AdamW
 from tinylora.tensor import Tensor, no_grad
@@ -43,9 +44,7 @@ def warmup_cosine(step: int, steps: int, warmup: int) -> float:
 
 def class_scores(model: GPTModel, batch: Batch) -> Tensor:
     """Scores (B, classes), read at each message's last token."""
-    features = model.features(batch.ids)  # (B, T, C)
-    rows = np.arange(len(batch.last))
-    return model.out_head(features[rows.tolist(), batch.last])
+    return model.out_head(features_at(model, batch.ids, batch.last))
 
 
 def train(

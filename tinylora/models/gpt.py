@@ -142,8 +142,11 @@ class GPTModel(nn.Module):
 
     def features(self, in_idx: Tensor) -> Tensor:
         """Token ids (B, T) -> what the head sees, (B, T, C)."""
+        return self.final_norm(self.trf_blocks(self.embed(in_idx)))
+
+    def embed(self, in_idx: Tensor) -> Tensor:
+        """Token ids (B, T) -> what the first block sees, (B, T, C): which token it is, plus where it stands."""
         T = in_idx.shape[-1]
         if T > self.pos_emb.num_embeddings:
             raise ValueError(f"{T} tokens do not fit the context of {self.pos_emb.num_embeddings}")
-        x = self.tok_emb(in_idx) + self.pos_emb(arange(T, device=in_idx.device))
-        return self.final_norm(self.trf_blocks(self.drop_emb(x)))
+        return self.drop_emb(self.tok_emb(in_idx) + self.pos_emb(arange(T, device=in_idx.device)))
