@@ -177,10 +177,10 @@ def test_a_run_without_out_goes_to_runs(capsys, folder):
 
 
 def test_generate_follows_its_seed(capsys, folder):
-    arguments = ["generate", "--model", folder / "tiny", "--prompt", "Ä", "--tokens", 30, "--top-k", 5, "--seed"]
+    arguments = ["generate", "--model", folder / "tiny", "--prompt", "Ä :smile:", "--tokens", 30, "--top-k", 5, "--seed"]
     first = run(capsys, *arguments, 1)
     assert first == run(capsys, *arguments, 1) != run(capsys, *arguments, 2)
-    assert first[0] == 0 and first[1].startswith("Ä")
+    assert first[0] == 0 and first[1].startswith("Ä :smile:")
 
 
 def test_an_interrupted_finetune_writes_what_it_has(capsys, folder, monkeypatch, tmp_path):
@@ -324,7 +324,7 @@ def test_a_model_that_cannot_be_used_is_one_line_and_status_1(capsys, folder):
         assert "emb_dim 15 is not divisible by n_heads 2" in failing(capsys, 1, *command, "--model", "bad")
     Path("pickled").mkdir()
     Path("pickled/config.json").write_text((folder / "tiny" / "config.json").read_text())
-    assert "no such file" in failing(capsys, 1, "generate", "--model", "pickled")
+    assert "no such file" in failing(capsys, 1, "generate", "--model", "pickled")  # config.json and no weights
     run(capsys, "merge", folder / "run", "--out", "merged")
     assert "is a classifier" in failing(capsys, 1, "generate", "--model", "merged")
     assert not Path("out").exists()
@@ -374,11 +374,10 @@ def test_the_main_job(capsys, folder, monkeypatch, tmp_path):
     assert "\x1b" not in out  # nobody watches a terminal
 
 
-def test_the_main_job_says_at_once_where_it_cannot_write(capsys):
+def test_the_main_job_says_at_once_where_it_cannot_write(capsys, monkeypatch):
+    monkeypatch.setattr(demo, "train", None)
     Path("runs").write_text("mine")
-    begin = time.perf_counter()
-    assert "runs" in failing(capsys, 1)
-    assert time.perf_counter() - begin < 1 and Path("runs").read_text() == "mine"
+    assert "runs" in failing(capsys, 1) and Path("runs").read_text() == "mine"
 
 
 def process(*arguments, **options):

@@ -67,9 +67,9 @@ class device:
 
 def set_default_device(name: str | device) -> None:
     """Make `name` the device of new tensors, for the rest of the program."""
-    device.default = device(name)
-    if name == "cuda":
+    if (chosen := device(name)) == "cuda":
         cupy()
+    device.default = chosen
 
 
 def default_device() -> device:

@@ -75,7 +75,7 @@ Rows = list[tuple[int, list[str]]]  # with the number of the line each ends on
 def _tsv_rows(path: Path, content: str) -> Rows:
     """No quoting: a quotation mark is a character like any other."""
     lines = enumerate(content.split("\n"), 1)
-    return [(number, line.removesuffix("\r").split("\t")) for number, line in lines if line.strip()]
+    return [(number, line.split("\t")) for number, line in lines if line.strip()]
 
 
 def _csv_rows(path: Path, content: str) -> Rows:
