@@ -51,7 +51,7 @@ def test_code_blocks(path, tmp_path, monkeypatch):
         line = text.count("\n", 0, block.start("code"))
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(compile("\n" * line + block["code"], str(path), "exec"), namespace)  # noqa: S102
+            exec(compile("\n" * line + block["code"], str(path), "exec"), namespace)
         if block["output"] is not None:
             assert printed.getvalue() == block["output"], f"{path.name}, line {line + 1}: another output"
 

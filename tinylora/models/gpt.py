@@ -147,6 +147,6 @@ class GPTModel(nn.Module):
     def embed(self, in_idx: Tensor) -> Tensor:
         """Token ids (B, T) -> what the first block sees, (B, T, C): which token it is, plus where it stands."""
         T = in_idx.shape[-1]
-        if T > self.pos_emb.num_embeddings:
+        if self.pos_emb.num_embeddings < T:
             raise ValueError(f"{T} tokens do not fit the context of {self.pos_emb.num_embeddings}")
         return self.drop_emb(self.tok_emb(in_idx) + self.pos_emb(arange(T, device=in_idx.device)))
