@@ -23,5 +23,5 @@ def test_two_steps_of_pretraining(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TINYLORA_DEVICE": "cpu"})
     assert done.returncode == 0, done.stderr
     bits = [float(found) for found in re.findall(r"([0-9.]+) bits per byte", done.stdout)]
-    assert len(bits) == 2 and 7 < bits[1] < 9  # log2(257) is 8: two steps teach little
+    assert len(bits) == 2 and 3 < bits[1] < 8  # a guess among 257 tokens costs 8.006 bits
     assert load_model(tmp_path / "model").summary().total == 3_356_416
