@@ -22,9 +22,11 @@ from tinylora.train import TrainConfig, evaluate, train
 def randomise(model: tinylora.nn.Module) -> None:
     """GPT-2's initial values, in place of what pre-training found."""
     with tinylora.no_grad():
-        for p in model.parameters():
+        for name, p in model.named_parameters():
             if p.dim() == 2:
                 p.normal_(0.0, 0.02)
+            else:
+                p.fill_(1.0 if name.endswith("scale") else 0.0)
 
 
 def main() -> None:

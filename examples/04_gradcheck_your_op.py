@@ -32,7 +32,7 @@ torch.manual_seed(0)
 x = torch.randn(2, 4, dtype=torch.float64).requires_grad_()
 w = torch.randn(4, dtype=torch.float64).requires_grad_()
 
-y = record(rms_norm, x, w, eps=1e-6)  # from arrays to Tensors: the functions in functional.py do no more than this
+y = record(rms_norm, x, w, eps=1e-6)  # from arrays to Tensors; functional.py adds dtype rules and messages
 y.sum().backward()
 print("y    ", "  ".join(f"{value:+.4f}" for value in y[0].tolist()))
 print("dL/dx", "  ".join(f"{value:+.4f}" for value in x.grad[0].tolist()))

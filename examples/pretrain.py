@@ -1,6 +1,6 @@
 """Pre-train the boxed model: a byte-level GPT in the lecture's architecture, on plain text, by tinylora alone.
 
-    TINYLORA_DEVICE=cuda CUPY_TF32=1 python examples/pretrain.py DATA --steps 12000 --out runs/nano
+    TINYLORA_DEVICE=cuda CUPY_TF32=1 python examples/pretrain.py DATA --steps 5400 --out runs/nano
     python examples/pretrain.py DATA --evaluate nano          # bits per byte of the model in the box
 
 DATA is a folder with tinyshakespeare.txt, the-verdict.txt and wikitext-2/{train,valid}.raw.gz.
@@ -116,7 +116,7 @@ def pretrain(args: argparse.Namespace) -> GPTModel:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--steps", type=int, default=12000)
+    parser.add_argument("--steps", type=int, default=5400)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,5 +1,6 @@
 """LoRA by name: a plan before any change, the change alone in a file, and a model left as it was if anything is wrong."""
 
+import dataclasses
 import json
 import math
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 import tinylora
 from tinylora import adapters, nn
 from tinylora.adapters import LoRAConfig, apply_lora, load_adapter, merge, merge_and_unload, save_adapter, unmerge
-from tinylora.checkpoint import set_classes
+from tinylora.checkpoint import save_model, set_classes
 from tinylora.classifier import load_classifier
 from tinylora.formats import safetensors
 from tinylora.lora import LinearWithLoRA, lora_modules
@@ -145,7 +146,7 @@ def test_a_failure_half_way_restores_the_model(monkeypatch, fails_at, error):
 def test_scaling(scaling, scale):
     model = trained(LoRAConfig(rank=4, alpha=6.0, scaling=scaling), base(classes=5))
     for _, layer in lora_modules(model):
-        assert layer.lora.scale == scale and layer.lora.alpha == 6.0
+        assert layer.lora.alpha == scale
         A, B = layer.lora.A.data, layer.lora.B.data
         np.testing.assert_allclose(layer.lora.delta(), scale * (A @ B), rtol=1e-6)
 
@@ -359,6 +360,20 @@ def test_a_broken_or_merged_model_is_not_saved(tmp_path):
     model.out_head.bias.data = np.full(3, np.inf, np.float32)
     with pytest.raises(ValueError, match=r"NaN or infinity in out_head\.bias"):
         save_adapter(model, path, CONFIG)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("changes", [{"rank": 7}, {"alpha": 5.0}, {"scaling": "alpha"}])
+def test_a_configuration_that_the_model_was_not_made_with_is_not_saved(tmp_path, changes):
+    with pytest.raises(ValueError, match=r"trf_blocks\.0\.att\.W_query has rank and scale \(2, 3\.0\)"):
+        save_adapter(trained(), tmp_path / "a.safetensors", dataclasses.replace(CONFIG, **changes))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_with_lora_is_not_saved_whole(tmp_path):
+    model = trained()
+    with pytest.raises(ValueError, match="call merge_and_unload first, or save_adapter"):
+        save_model(model, tmp_path / "m")
     assert not list(tmp_path.iterdir())
 
 

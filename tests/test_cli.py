@@ -214,7 +214,7 @@ def test_an_interrupted_finetune_writes_what_it_has(capsys, folder, monkeypatch,
         ("finetune DATA --device tpu", "--device: invalid choice: 'tpu'"),
         ("finetune DATA --epoch-count 3", "unrecognized arguments: --epoch-count"),
         ("finetune", "arguments are required: DATA"), ("count --rank x", "--rank: expected"),
-        ("count --classes 0", "--classes: expected"),
+        ("count --classes 1", "--classes: expected a whole number of at least 2"),
         ("generate --top-k 0", "--top-k: expected"), ("generate --tokens none", "--tokens: expected"),
         ("merge RUN", "arguments are required: --out"), ("predict", "arguments are required: ADAPTER"),
         ("finetun DATA", "invalid choice: 'finetun'"), ("--verbose", "unrecognized arguments: --verbose"),
@@ -251,7 +251,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_starts(caps
         ("a.tsv", b"ham\thi\nham\tho\nham\tha\n", "only one class, 'ham'"),
         ("a.tsv", b"ham\thi\nspam\tho\nham\tha\n", "class 'ham' has 2 different messages"),
         ("a.jsonl", b"{", "line 1 is not JSON"), ("a.pdf", b"%PDF", "expected a .tsv, .csv or .jsonl file"),
-        ("a.tsv", b"label\ttext\nham\n", "line 2 has 1 columns"), ("absent.tsv", None, "absent.tsv"),
+        ("a.tsv", b"label\ttext\nham\n", "line 2 has 1 columns"), ("absent.tsv", None, "absent.tsv: no such file; DATA is"),
     ],
 )  # fmt: skip
 def test_data_that_cannot_be_used_is_one_line_and_status_1(capsys, name, content, words):
@@ -317,8 +317,8 @@ def test_an_adapter_that_cannot_be_used_is_one_line_and_status_1(capsys, folder,
 
 
 def test_a_model_that_cannot_be_used_is_one_line_and_status_1(capsys, folder):
-    for command in (["count"], ["finetune", folder / "m.tsv", "--out", "out"], ["generate"]):
-        assert "no such file; a model is 'nano' or a folder" in failing(capsys, 1, *command, "--model", "gpt5")
+    for *command, name in (["count", "gpt5"], ["finetune", folder / "m.tsv", "gpt5"], ["generate", folder / "m.tsv"]):
+        assert "no such file; a model is 'nano' or a folder" in failing(capsys, 1, *command, "--model", name)
     save_model(load_model(folder / "tiny"), "bad", emb_dim=15)
     for command in (["finetune", folder / "m.tsv", "--out", "out"], ["generate"]):
         assert "emb_dim 15 is not divisible by n_heads 2" in failing(capsys, 1, *command, "--model", "bad")

@@ -81,6 +81,13 @@ def test_every_weight_gradient_is_computed_when_all_is_trained():
     assert calls["embedding", "d_weight"] == 2
 
 
+def test_parameters_are_counted_as_the_head_by_the_whole_name():
+    model = nn.Sequential()
+    for name in ("heads", "header", "head"):
+        setattr(model, name, nn.Linear(2, 1, bias=False))
+    assert (model.summary().base.total, model.summary().head.total) == (4, 2)
+
+
 # --------------------------------------------------------------------------------------------- memory
 def after_forward(module, x) -> int:
     """Bytes that a forward pass leaves allocated for the backward pass, measured."""

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "tinylora"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
-    "meta", "backend", "op", "ops", "kernels tensor", "promote profile", "functional", "shaping", "creation",
+    "meta", "backend", "op", "ops", "kernels tensor", "promote profile", "einsum", "functional", "shaping", "creation",
     "indexing", "methods", "nn lowrank", "models lora optim testing",
     "adapters formats data train metrics checkpoint classifier generate screen demo", "cli", "__main__",
 ]  # fmt: skip

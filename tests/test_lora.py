@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import tinylora
 from tinylora import nn
+from tinylora.adapters import LoRAConfig, apply_lora
 from tinylora.lora import LinearWithLoRA, LoRALayer, freeze, lora_modules, low_rank, replace_linear_with_lora, spectrum
 from tinylora.models.gpt import GPTModel
 from tinylora.testing.strategies import LoRASize, lora_sizes
@@ -97,6 +98,17 @@ def test_a_rank_above_the_smaller_side_warns_and_works():
     assert layer(tinylora.ones(2, 8)).shape == (2, 3)
 
 
+def test_alpha_is_what_multiplies():
+    layer = wrapped(LoRASize(5, 4, 2, 3.0))
+    x = random(2, 5)
+    change, delta = layer.lora(x).detach().numpy(), layer.lora.delta()
+    layer.lora.alpha = 6.0
+    np.testing.assert_allclose(layer.lora(x).detach().numpy(), 2 * change)
+    np.testing.assert_allclose(layer.lora.delta(), 2 * delta)
+    layer.lora.alpha = 0
+    np.testing.assert_array_equal(layer(x).detach().numpy(), layer.linear(x).detach().numpy())
+
+
 def test_lora_goes_around_a_linear_only():
     with pytest.raises(TypeError, match="around a Linear, not around a Embedding"):
         LinearWithLoRA(nn.Embedding(3, 4), 2, 2)
@@ -125,6 +137,27 @@ def test_a_layer_is_wrapped_once():
     assert len(list(lora_modules(model))) == 1  # and nothing on the way there was wrapped
     with pytest.raises(RuntimeError, match="this layer has a LoRA already"):
         replace_linear_with_lora(last[2], 2, 3)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda linear: nn.Sequential(linear, nn.Sequential(nn.GELU(), linear)), r"0 and 1\.1 are one Linear"),
+        (lambda linear: nn.Sequential(nn.Sequential(linear), linear), r"0\.0 and 1 are one Linear"),
+        (lambda linear: linear, "the model is itself a Linear"),
+    ],
+)
+def test_a_linear_in_two_places_or_none_is_not_wrapped(make, message):
+    model = make(nn.Linear(4, 4))
+    before = list(model.modules())
+    with pytest.raises(ValueError, match=message):
+        apply_lora(model, LoRAConfig(rank=2))
+    assert list(model.modules()) == before and all(p.requires_grad for p in model.parameters())
+
+
+def test_a_block_in_two_places_is_wrapped_once():
+    block = nn.Sequential(nn.Linear(4, 4))
+    assert [e.path for e in apply_lora(nn.Sequential(block, block), LoRAConfig(rank=2))] == ["0.0"]
 
 
 # -------------------------------------------------------------------------------------------- merging
@@ -177,6 +210,31 @@ def test_a_broken_adapter_is_not_merged(bad):
     with pytest.raises(RuntimeError, match="NaN or infinity into the weight"):
         layer.merge()
     assert layer.linear.weight.data is array and not layer.unmerged
+
+
+def test_what_happens_to_the_model_while_merged_happens_to_the_original_weight_too():
+    layer = shake(LinearWithLoRA(nn.Linear(4, 3), 2, 5))
+    original = layer.linear.weight.data
+    layer.merge()
+    layer.to(np.float64)
+    freeze(layer)
+    layer.unmerge()
+    weight = layer.linear.weight
+    assert weight.dtype == layer.linear.bias.dtype == np.float64 and not weight.requires_grad
+    np.testing.assert_array_equal(weight.data, original)
+    assert layer(random(2, 4)).shape == (2, 3)
+    layer.merge()
+    layer.to("meta")
+    layer.unmerge()
+    assert layer.linear.weight.device == "meta"
+
+
+def test_a_layer_without_numbers_is_not_merged():
+    with tinylora.device("meta"):
+        layer = LinearWithLoRA(nn.Linear(4, 3), 2, 5)
+    with pytest.raises(RuntimeError, match="on the meta device holds no numbers"):
+        layer.merge()
+    assert not layer.unmerged
 
 
 def test_merging_a_head_leaves_the_embedding_that_shares_its_weight_alone():
@@ -261,10 +319,10 @@ def test_spectrum_is_that_of_the_whole_change(size):
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-11)
 
 
-def test_spectrum_follows_the_scale_and_not_its_sign():
+def test_spectrum_follows_alpha_and_not_its_sign():
     layer = wrapped(LoRASize(7, 5, 2, 3.0))
     positive = spectrum(layer)
-    layer.lora.scale = -6.0
+    layer.lora.alpha = -6.0
     np.testing.assert_allclose(spectrum(layer), 2 * positive)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from oracle import agree, both_raise, torch
 
 import tinylora
-from tinylora import nn
+from tinylora import nn, ops
 from tinylora.testing.strategies import arrays, shapes, uniform
 
 pytestmark = pytest.mark.filterwarnings("ignore:grad and param do not obey")  # PyTorch's, for zero sizes
@@ -109,9 +109,18 @@ def test_attention_may_look_at_more_keys_than_it_has_queries():
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal((2, 2, n, 3)) for n in (2, 5, 5))
     agree(lambda t, q, k, v: F[t].scaled_dot_product_attention(q, k, v), q, k, v)
-    q, k, v = (tinylora.tensor(x) for x in (q, k, v))
-    last = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)[:, :, -1]
-    assert last.allclose(nn.functional.scaled_dot_product_attention(q, k, v)[:, :, -1])
+    last = ops.attention(q, k, v)[0][:, :, -1]  # the op lets the last query see all keys, the one before it one less
+    np.testing.assert_allclose(last, ops.attention(q, k, v, causal=False)[0][:, :, -1], atol=1e-12)
+
+
+def test_attention_refuses_what_pytorch_would_answer_otherwise():
+    q, k = tinylora.zeros(1, 1, 2, 3), tinylora.zeros(1, 1, 4, 3)
+    with pytest.raises(RuntimeError, match="as many queries as keys, got 2 and 4"):
+        nn.functional.scaled_dot_product_attention(q, k, k, is_causal=True)
+    with pytest.raises(NotImplementedError, match="attn_mask"):
+        nn.functional.scaled_dot_product_attention(k, k, k, tinylora.zeros(4, 4))
+    with pytest.raises(RuntimeError, match="one dtype, got float32 and float64"):
+        nn.functional.scaled_dot_product_attention(k, k, k.double())
 
 
 def test_attention_names_shapes_that_do_not_fit():

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinylora
+from tinylora import cli
 from tinylora import train as training
 from tinylora.adapters import LoRAConfig, apply_lora
 from tinylora.checkpoint import set_classes
@@ -79,6 +80,18 @@ def test_a_seed_gives_the_same_numbers():
     assert losses(run(TrainConfig(epochs=2, lr=1e-2, batch_size=8, seed=1))[1]) != losses(first)
 
 
+def test_the_command_line_takes_its_defaults_from_the_configuration():
+    args, config = cli.parser().parse_args(["finetune", "a.tsv"]), TrainConfig()
+    assert (args.epochs, args.lr, args.batch_size, args.seed) == (2, 1e-3, 32, 0)
+    assert (config.epochs, config.lr, config.batch_size, config.seed) == (2, 1e-3, 32, 0)
+
+
+@pytest.mark.parametrize("heads", [0, -2, 3])
+def test_heads_that_do_not_divide_the_features_are_refused(heads):
+    with pytest.raises(ValueError, match=f"emb_dim 16 is not divisible by n_heads {heads}"):
+        GPTModel({**TINY, "n_heads": heads})
+
+
 def test_what_is_reported():
     _, events, _ = run(TrainConfig(epochs=2, lr=1e-2, batch_size=10))
     steps = [e for e in events if "step" in e]
@@ -120,7 +133,7 @@ def test_an_interrupt_keeps_the_best_state_so_far(stop_in):
         if event.get("epoch") == stop_in and event.get("step", 0) % 4 == 3:
             raise KeyboardInterrupt
 
-    model, events, finished = run(TrainConfig(epochs=5, lr=1e-2), interrupt)
+    model, events, finished = run(TrainConfig(epochs=5, lr=1e-2, batch_size=16), interrupt)
     assert finished is False and not model.training
     best = max([e["valid"] for e in events if "valid" in e], key=lambda m: (m.accuracy, -m.loss), default=None)
     if best is None:

@@ -86,7 +86,12 @@ def _below(path: str, modules: tuple[str, ...]) -> bool:
 
 
 def resolve(model: nn.Module, config: LoRAConfig) -> list[str]:
-    """Paths of the Linears that `config` names. Raises ValueError for an entry that matches nothing, or LoRA twice."""
+    """Paths of the Linears that `config` names.
+
+    Raises ValueError for an entry that matches nothing, LoRA twice, or a Linear that stands in two places.
+    """
+    if isinstance(model, nn.Linear):
+        raise ValueError("the model is itself a Linear, with no place below it to wrap: use LinearWithLoRA(linear, ..)")
     modules = dict(model.named_modules())
     linears = [path for path, m in modules.items() if isinstance(m, nn.Linear) and not _below(path, config.train)]
     if wrapped := [path for path, _ in lora_modules(model)]:
@@ -97,7 +102,19 @@ def resolve(model: nn.Module, config: LoRAConfig) -> list[str]:
     for target in config.targets:
         if not any(_matches(path, target) for path in linears):
             raise ValueError(f"target {target!r} matches no Linear; there are {', '.join(linears[:8])}, ..")
-    return [path for path in linears if any(_matches(path, target) for target in config.targets)]
+    paths = [path for path in linears if any(_matches(path, target) for target in config.targets)]
+    _refuse_shared(model, paths)
+    return paths
+
+
+def _refuse_shared(model: nn.Module, paths: list[str]) -> None:
+    """A Linear that stands in two places would be wrapped in one of them alone."""
+    first = {id(model.get_submodule(path)): path for path in paths}
+    for path, module in model.named_modules():
+        for name, child in module.named_children():
+            place = f"{path}.{name}" if path else name
+            if first.get(id(child), place) != place:
+                raise ValueError(f"{first[id(child)]} and {place} are one Linear: LoRA goes around one that stands once")
 
 
 def _refuse_tied(model: nn.Module, train: tuple[str, ...]) -> None:
@@ -153,8 +170,13 @@ def _wrap(linear: nn.Linear, config: LoRAConfig) -> LinearWithLoRA:
     return wrapped
 
 
+def _scale(config: LoRAConfig) -> float:
+    """What multiplies A B."""
+    return float(SCALES[config.scaling](config.alpha, config.rank))
+
+
 def _set_scale(wrapped: LinearWithLoRA, config: LoRAConfig) -> None:
-    wrapped.lora.alpha, wrapped.lora.scale = config.alpha, float(SCALES[config.scaling](config.alpha, config.rank))
+    wrapped.lora.alpha = _scale(config)
 
 
 # -------------------------------------------------------------------------------------------- merging
@@ -206,10 +228,17 @@ def fingerprint(model: nn.Module, train: tuple[str, ...] = ()) -> str:
 
 
 def save_adapter(model: nn.Module, path: str | Path, config: LoRAConfig, /, **extra: Any) -> None:
-    """Write the adapter of `model`, made by `apply_lora(model, config)`, with `extra` JSON values in its metadata."""
+    """Write the adapter of `model`, made by `apply_lora(model, config)`, with `extra` JSON values in its metadata.
+
+    Raises ValueError, and writes nothing, if a layer's rank or scale is not that of `config`, or a value is NaN.
+    """
     arrays = {name: to_device(p.data, "cpu") for name, p in _stored(model, config.train).items()}
     if not any(lora_modules(model)):
         raise ValueError("the model has no LoRA to save")
+    for where, module in lora_modules(model):
+        found, expected = (module.lora.A.shape[1], module.lora.alpha), (config.rank, _scale(config))
+        if found != expected:
+            raise ValueError(f"{where} has rank and scale {found}, and the configuration to be saved says {expected}")
     _refuse_nan(str(path), arrays)
     about = {"format": "tinylora-adapter", "lora": dataclasses.asdict(config), "base": fingerprint(model, config.train)}
     safetensors.save(path, arrays, {"tinylora": json.dumps({**about, **extra})})

@@ -96,6 +96,8 @@ def device_of(array: Array) -> device:
     """The device that holds `array`."""
     if isinstance(array, MetaArray):
         return device("meta")
+    if not isinstance(array, np.ndarray | np.generic) and not hasattr(array, "__cuda_array_interface__"):
+        raise TypeError(f"expected an array, got {type(array).__name__}; the array of a tensor is its .data")
     return device("cpu" if isinstance(array, np.ndarray | np.generic) else "cuda")
 
 

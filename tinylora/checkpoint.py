@@ -14,6 +14,7 @@ import numpy as np
 from tinylora import nn
 from tinylora.backend import to_device
 from tinylora.formats import safetensors
+from tinylora.lora import lora_modules
 from tinylora.models.gpt import GPT2_SMALL, GPTModel
 
 NANO = Path(__file__).parent / "assets" / "nano"
@@ -23,8 +24,10 @@ SIZES = ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers")
 def save_model(model: GPTModel, folder: str | Path, dtype: Any = None, **extra: Any) -> None:
     """Write the model's configuration, with `extra` entries, and its weights, in `dtype` if given.
 
-    A weight that stands in two places (a tied head) is stored once.
+    A weight that stands in two places (a tied head) is stored once. Raises ValueError if there is LoRA in the model.
     """
+    if any(lora_modules(model)):
+        raise ValueError("the model has LoRA in it: call merge_and_unload first, or save_adapter to store the change alone")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {path: to_device(p.data, "cpu") for path, p in model.named_parameters()}
@@ -38,7 +41,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     path = folder_of(folder) / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{path}: no such file; a model is 'nano' or a folder that holds one") from None
     except ValueError as error:
         raise ValueError(f"{path}: not readable as JSON ({error})") from None

@@ -40,6 +40,8 @@ def finetune(args: argparse.Namespace) -> None:
     """Fine-tune a classifier with LoRA on a file of labelled messages."""
     out = args.out or Path("runs") / Path(args.data).stem
     _usage(check_output, out)
+    if not Path(args.data).is_file():
+        raise FileNotFoundError(f"{args.data}: no such file; DATA is a .tsv, .csv or .jsonl file of labelled messages")
     messages = read_messages(args.data, args.text_column, args.label_column)
     parts = split(messages, args.seed)
     labels = sorted({m.label for m in messages})
@@ -134,6 +136,7 @@ def _number(kind: Callable[[str], Any], low: float, what: str) -> Callable[[str]
 
 
 positive = _number(int, 1, "a whole number of at least 1")
+two_or_more = _number(int, 2, "a whole number of at least 2")
 whole = _number(int, 0, "a whole number of at least 0")
 not_negative = _number(float, 0, "a number of at least 0")
 above_zero = _number(float, 1e-300, "a number above 0")
@@ -155,7 +158,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("count", count)
     sub.add_argument("--model", default="gpt2-small", metavar="PRESET|nano|DIR", help=", ".join(PRESETS))
-    sub.add_argument("--classes", type=positive, default=2)
+    sub.add_argument("--classes", type=two_or_more, default=2)
     sub.add_argument("--rank", type=positive, default=16)
     sub.add_argument("--alpha", type=above_zero, default=16.0)
     sub.add_argument("--tree", action="store_true", help="print the whole model as a tree")
@@ -166,10 +169,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--label-column", metavar="NAME")
     sub.add_argument("--rank", type=positive, default=16)
     sub.add_argument("--alpha", type=above_zero, default=16.0, help="A B is multiplied by alpha / rank")
-    sub.add_argument("--lr", type=above_zero, default=1e-3)
-    sub.add_argument("--epochs", type=positive, default=2)
-    sub.add_argument("--batch-size", type=positive, default=32)
-    sub.add_argument("--seed", type=whole, default=0)
+    sub.add_argument("--lr", type=above_zero, default=TrainConfig.lr)
+    sub.add_argument("--epochs", type=positive, default=TrainConfig.epochs)
+    sub.add_argument("--batch-size", type=positive, default=TrainConfig.batch_size)
+    sub.add_argument("--seed", type=whole, default=TrainConfig.seed)
     sub.add_argument("--out", type=Path, help="a new folder; default runs/NAME-OF-DATA")
 
     sub = command("predict", predict_texts, help="where the base model is now, if it moved")

@@ -60,7 +60,8 @@ def run(seed: int = 0, out: Path = OUT) -> None:
     before = evaluate(model, parts.test, labels)
     history: list[dict] = []
     with screen.training(history) as report:
-        train(model, parts.train, parts.valid, labels, TrainConfig(epochs=3, lr=1e-3, seed=seed), report)
+        plan = TrainConfig(epochs=3, lr=1e-3, batch_size=16, seed=seed)
+        train(model, parts.train, parts.valid, labels, plan, report)
     after = evaluate(model, parts.test, labels)
     screen.say(
         f"accuracy on {len(parts.test)} messages never seen: {before.accuracy:.1%} before, {after.accuracy:.1%} after"

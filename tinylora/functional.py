@@ -8,16 +8,16 @@ from __future__ import annotations
 import builtins
 import functools
 import math
-import string
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from tinylora import ops
-from tinylora.backend import array_module, next_key
+from tinylora.backend import next_key
+from tinylora.einsum import einsum as einsum
 from tinylora.op import Op
-from tinylora.promote import operand, promote
+from tinylora.promote import operand, promote, tensor
 from tinylora.tensor import Tensor, record
 
 Dim = int | Sequence[int] | None
@@ -38,6 +38,8 @@ def numpy_names(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _lift(op: Op, floating: bool = False) -> Callable[..., Tensor]:
     def lifted(*inputs: Any) -> Tensor:
+        if not any(isinstance(operand(x), Tensor) for x in inputs):
+            raise TypeError(f"{op.name}: expected a tensor, got {', '.join(type(x).__name__ for x in inputs)}")
         try:
             return record(op, *promote(*inputs, floating=floating))
         except ValueError:
@@ -77,8 +79,11 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
 
 
 def where(condition: Tensor, input: Any, other: Any) -> Tensor:
-    """input where condition is true, else other; a NaN on the side not taken never shows, forward or backward."""
-    return record(ops.where, condition.data.astype(bool), *promote(input, other))
+    """input where condition is true, else other; the side not taken gets a gradient of exactly 0, whatever stands there."""
+    a, b = promote(input, other)
+    if not isinstance(a, Tensor) and not isinstance(b, Tensor):
+        a = tensor(a, device=condition.device)
+    return record(ops.where, condition.data.astype(bool), a, b)
 
 
 def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
@@ -95,6 +100,7 @@ def clamp(input: Tensor, min: float | None = None, max: float | None = None) -> 
         return low if max is None else minimum(low, max)
     if min is None and max is None:
         raise RuntimeError("clamp: give min, max or both")
+    input = promote(input, *(limit for limit in (min, max) if limit is not None))[0]
     if input.dtype.kind != "f":
         limits = np.iinfo(input.dtype)
         return record(ops.clamp, input, limits.min if min is None else min, limits.max if max is None else max)
@@ -106,14 +112,14 @@ def axes_of(dim: Dim, ndim: int) -> Any:
     """`dim` as None, a non-negative int, or a tuple of them. Raises IndexError when out of range."""
     if dim is None:
         return None
-    if not isinstance(dim, int):
+    if not isinstance(dim, int | np.integer):
         found = tuple(axes_of(int(d), ndim) for d in dim)
         if len(set(found)) < len(found):
             raise RuntimeError(f"dim {tuple(dim)} names an axis twice")
         return found or None
     if not -builtins.max(ndim, 1) <= dim < builtins.max(ndim, 1):
         raise IndexError(f"dim {dim} is out of range: a tensor of {ndim} dimensions has dims {-ndim} to {ndim - 1}")
-    return dim % ndim if ndim else None
+    return int(dim) % ndim if ndim else None
 
 
 def _reduce(op: Op, input: Tensor, dim: Dim, keepdim: bool, **options: Any) -> Tensor:
@@ -200,6 +206,7 @@ def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, dtype: An
 def cumsum(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
     """Running sum along `dim`."""
     input = input if dtype is None else input.to(dtype)
+    input = input.to(np.int64) if input.dtype.kind in "biu" else input
     axis = axes_of(dim, input.data.ndim)
     return input.clone() if axis is None else record(ops.cumsum, input, axis=axis)
 
@@ -234,70 +241,36 @@ def matmul(input: Any, other: Any) -> Tensor:
         raise RuntimeError(f"matmul: shapes {a.shape} and {b.shape} cannot be multiplied") from None
 
 
-def einsum(equation: str, *operands: Any) -> Tensor:
-    """Sums of products by index letters (Einstein's convention), '...' included.
-
-    >>> import tinylora
-    >>> tinylora.einsum("ij,kj->ik", tinylora.ones(2, 3), tinylora.ones(4, 3)).shape
-    (2, 4)
-    """
-    tensors = list(operands[0] if len(operands) == 1 and isinstance(operands[0], list | tuple) else operands)
-    unused = "".join(c for c in string.ascii_letters if c not in equation)
-    inputs, output = _letters(equation.replace(" ", ""), [x.data.ndim for x in tensors], unused)
-    spare = iter(c for c in unused if c not in "".join(inputs))
-    for i, letters in enumerate(inputs):
-        for c in dict.fromkeys(letters):
-            while inputs[i].count(c) > 1:  # a diagonal: "ii" becomes "ij" times the identity "ij"
-                at, new = inputs[i].rindex(c), next(spare)
-                inputs[i] = inputs[i][:at] + new + inputs[i][at + 1 :]
-                x = tensors[i]
-                tensors.append(Tensor(array_module(x.data).eye(x.shape[at], dtype=x.dtype)))
-                inputs.append(c + new)
-    try:
-        return record(ops.einsum, *promote(*tensors), inputs=tuple(inputs), output=output)
-    except ValueError:
-        shapes = [x.shape for x in tensors]
-        raise RuntimeError(f"einsum: {equation!r} does not fit the shapes {shapes}") from None
-
-
-def _letters(equation: str, ndims: list[int], dots: str) -> tuple[list[str], str]:
-    """The letters of each input and of the output, with '...' spelled out in the letters `dots`."""
-    left, arrow, output = equation.partition("->")
-    inputs = left.split(",")
-    if len(inputs) != len(ndims):
-        raise RuntimeError(f"einsum: {equation!r} names {len(inputs)} operands, {len(ndims)} were given")
-    broadcast = [n - len(s.replace("...", "")) if "..." in s else 0 for s, n in zip(inputs, ndims, strict=True)]
-    most = builtins.max(broadcast)
-    inputs = [s.replace("...", dots[most - n : most]) for s, n in zip(inputs, broadcast, strict=True)]
-    for letters, ndim in zip(inputs, ndims, strict=True):
-        if len(letters) != ndim:
-            raise RuntimeError(f"einsum: {equation!r} gives {len(letters)} letters to a tensor of {ndim} dimensions")
-    if not arrow:
-        single = [c for c in sorted(set(left) - set(".,")) if left.count(c) == 1]
-        return inputs, dots[:most] + "".join(single)
-    return inputs, output.replace("...", dots[:most])
-
-
 # ------------------------------------------------------------------------------------ network functions
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """input Wᵀ + bias: (.., in) -> (.., out) with W (out, in)."""
-    _check_linear(input, weight)
+    _check_linear(input, weight, bias)
     return record(ops.linear, input, weight, bias)
 
 
 def lora_linear(input: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scale: float = 1.0) -> Tensor:
     """input Wᵀ + bias + scale · (input A) B in one op, with A (in, r) and B (r, out)."""
-    _check_linear(input, weight)
+    _check_linear(input, weight, bias)
     if A.shape != (weight.shape[1], B.shape[0]) or B.shape[1] != weight.shape[0]:
         raise RuntimeError(f"lora_linear: A {A.shape} and B {B.shape} do not fit a weight of shape {weight.shape}")
     return record(ops.lora_linear, input, weight, bias, A, B, float(scale))
 
 
-def _check_linear(input: Tensor, weight: Tensor) -> None:
+def _one_dtype(name: str, *tensors: Tensor | None) -> None:
+    """All of them floating-point, and of one kind."""
+    given = [x for x in tensors if x is not None]
+    _need_float(name, given[0])
+    for x in given[1:]:
+        if x.dtype != given[0].dtype:
+            raise RuntimeError(f"{name}: expected one dtype, got {given[0].dtype} and {x.dtype}")
+
+
+def _check_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     if input.data.ndim == 0 or input.shape[-1] != weight.shape[-1]:
         raise RuntimeError(f"linear: input of shape {input.shape} does not fit a weight of shape {weight.shape}")
-    if input.dtype != weight.dtype:
-        raise RuntimeError(f"linear: expected one dtype, got input {input.dtype} and weight {weight.dtype}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise RuntimeError(f"linear: bias of shape {bias.shape} does not fit a weight of shape {weight.shape}")
+    _one_dtype("linear", input, weight, bias)
 
 
 def layer_norm(
@@ -307,6 +280,9 @@ def layer_norm(
     shape = tuple(normalized_shape)
     if not shape or input.shape[-len(shape) :] != shape:
         raise RuntimeError(f"layer_norm: an input of shape {input.shape} does not end in {shape}")
+    if any(p is not None and p.shape != shape for p in (weight, bias)):
+        raise RuntimeError(f"layer_norm: weight and bias need the shape {shape}")
+    _one_dtype("layer_norm", input, weight, bias)
     size = math.prod(shape)
     flat = record(ops.reshape, input, shape=(*input.shape[: -len(shape)], size))
     flat_weight = 1.0 if weight is None else record(ops.reshape, weight, shape=(size,))
@@ -329,13 +305,26 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     """Zero each element with probability p and scale the rest by 1 / (1 - p); nothing when not training."""
     if not 0 <= p <= 1:
         raise ValueError(f"dropout: p must be between 0 and 1, not {p}")
+    _need_float("dropout", input)
     return record(ops.dropout, input, float(p), next_key()) if training and p > 0 else input
 
 
 def scaled_dot_product_attention(
-    query: Tensor, key: Tensor, value: Tensor, dropout_p: float = 0.0, is_causal: bool = False
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
 ) -> Tensor:
-    """softmax(q kᵀ / √D) v over (B, H, T, D), fused: see `ops.nn.attention`."""
+    """softmax(q kᵀ / √D) v over (B, H, T, D), fused: see `ops.nn.attention`. Of masks it knows the causal one, for T = S."""
+    if attn_mask is not None:
+        raise NotImplementedError("attention: attn_mask is not supported; is_causal=True is, and masked_fill + softmax")
+    if not 0 <= dropout_p < 1:
+        raise ValueError(f"attention: dropout_p must be at least 0 and below 1, not {dropout_p}")
+    if is_causal and query.shape[-2] != key.shape[-2]:
+        raise RuntimeError(f"attention: causal needs as many queries as keys, got {query.shape[-2]} and {key.shape[-2]}")
+    _one_dtype("attention", query, key, value)
     rng = next_key() if dropout_p else 0
     try:
         return record(ops.attention, query, key, value, causal=is_causal, p=float(dropout_p), key=rng)
@@ -359,6 +348,9 @@ def cross_entropy(
         raise ValueError(f"cross_entropy: reduction is 'mean', 'sum' or 'none', not {reduction!r}")
     if target.dtype.kind not in "iu":
         raise RuntimeError(f"cross_entropy: targets must be integers (class numbers), and these are {target.dtype}")
+    _need_float("cross_entropy", input)
+    if weight is not None and weight.shape != input.shape[:2][-1:]:
+        raise RuntimeError(f"cross_entropy: weight of shape {weight.shape} does not fit logits of shape {input.shape}")
     if input.data.ndim == 1:
         loss = cross_entropy(input[None], target.reshape(1), weight, ignore_index, reduction)
         return loss.reshape(()) if reduction == "none" else loss

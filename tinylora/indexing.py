@@ -67,6 +67,7 @@ def _array(item: Any, x: Tensor) -> Any:
         return slice(*(None if i is None else int(i) for i in (item.start, item.stop, item.step)))
     if isinstance(item, list | tuple | range | bool):
         item = tensor(list(item) if not isinstance(item, bool) else item, device=x.device)
+        item = item.to(np.int64) if not item.data.size else item  # x[[]] is nothing of x
     array = item.data if isinstance(item, Tensor) else item
     if isinstance(array, np.generic) or (getattr(array, "ndim", 1) == 0 and array.dtype != bool):
         array = array.item()

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from tinylora import functional as F
 from tinylora import nn
-from tinylora.backend import Array, array_module, device
+from tinylora.backend import Array, array_module, device, to_device
 from tinylora.creation import randn, zeros
 from tinylora.lowrank import low_rank as low_rank
 from tinylora.lowrank import spectrum as spectrum
@@ -26,7 +26,7 @@ class LoRALayer(nn.Module):
     """x -> alpha · (x A) B: (.., in_dim) -> (.., out_dim).
 
     A (in_dim, rank) starts as N(0, 1)/√rank, B (rank, out_dim) as zeros: the change starts at exactly nothing.
-    `scale` is what multiplies A B, alpha in the lecture. Raises ValueError unless rank is an integer above 0.
+    Assigning another `alpha` takes effect at once. Raises ValueError unless rank is an integer above 0.
     """
 
     def __init__(self, in_dim: int, out_dim: int, rank: int, alpha: float) -> None:
@@ -37,15 +37,14 @@ class LoRALayer(nn.Module):
             warnings.warn(f"rank {rank} is more than a {in_dim} x {out_dim} matrix can use", stacklevel=2)
         self.A = nn.Parameter(randn(in_dim, rank) * (1 / math.sqrt(rank)))
         self.B = nn.Parameter(zeros(rank, out_dim))
-        self.alpha = alpha
-        self.scale = float(alpha)
+        self.alpha = float(alpha)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.scale * (x @ self.A @ self.B)
+        return self.alpha * (x @ self.A @ self.B)
 
     def delta(self) -> Array:
-        """ΔWᵀ = scale · A B, the array (in_dim, out_dim)."""
-        return (self.scale * (self.A.detach() @ self.B.detach())).data
+        """ΔWᵀ = alpha · A B, the array (in_dim, out_dim)."""
+        return (self.alpha * (self.A.detach() @ self.B.detach())).data
 
 
 class LinearWithLoRA(nn.Module):
@@ -66,7 +65,7 @@ class LinearWithLoRA(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.unmerged:
             weight, bias, lora = self.linear.weight, self.linear.bias, self.lora
-            return F.lora_linear(x, weight, bias, lora.A, lora.B, lora.scale)
+            return F.lora_linear(x, weight, bias, lora.A, lora.B, lora.alpha)
         if self.training and grad_enabled() and self.lora.A.requires_grad:
             raise RuntimeError("this LoRA is merged, and merged it cannot be trained: call unmerge(), or eval()")
         return self.linear(x)
@@ -75,6 +74,8 @@ class LinearWithLoRA(nn.Module):
         """W becomes W + ΔW, so that the adapter costs nothing at inference. Twice raises, and so does a NaN."""
         if self.unmerged:
             raise RuntimeError("this LoRA is merged already: call unmerge() first")
+        if self.linear.weight.device == "meta":
+            raise RuntimeError("a layer on the meta device holds no numbers to merge")
         merged = self.linear.weight.data + self.lora.delta().T
         if not array_module(merged).isfinite(merged).all():
             raise RuntimeError("merging would put NaN or infinity into the weight: the adapter is broken")
@@ -82,10 +83,12 @@ class LinearWithLoRA(nn.Module):
         self.linear.weight = nn.Parameter(Tensor(merged), self.linear.weight.requires_grad)  # others may share the old one
 
     def unmerge(self) -> None:
-        """Put the original weight back."""
+        """Put the original weight back, with the device, dtype and requires_grad that the merged one has by now."""
         if not self.unmerged:
             raise RuntimeError("this LoRA is not merged")
-        self.linear.weight = self.unmerged.pop()
+        merged, self.linear.weight = self.linear.weight, self.unmerged.pop()
+        self.linear.weight.data = to_device(self.linear.weight.data, merged.device).astype(merged.dtype, copy=False)
+        self.linear.weight.requires_grad = merged.requires_grad
 
 
 def replace_linear_with_lora(model: nn.Module, rank: int, alpha: float) -> None:

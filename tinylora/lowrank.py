@@ -43,4 +43,4 @@ def spectrum(lora: Any) -> Array:
     layer = getattr(lora, "lora", lora)
     xp = array_module(layer.A.data)
     R, T = xp.linalg.qr(layer.A.data, mode="r"), xp.linalg.qr(layer.B.data.T, mode="r")
-    return abs(layer.scale) * xp.linalg.svd(R @ T.T, compute_uv=False)
+    return abs(layer.alpha) * xp.linalg.svd(R @ T.T, compute_uv=False)

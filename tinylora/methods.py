@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -92,6 +93,17 @@ def __iter__(self: Tensor) -> Iterator[Tensor]:
     return iter(shaping.unbind(self))
 
 
+@method
+def __deepcopy__(self: Tensor, memo: dict[int, Any]) -> Tensor:
+    """A leaf with memory and a gradient of its own."""
+    if not self.is_leaf:
+        raise RuntimeError("only leaf tensors can be deep-copied; use .detach() or .clone()")
+    made = memo[id(self)] = object.__new__(type(self))
+    made.data, made.grad, made.node = self.data.copy(), copy.deepcopy(self.grad, memo), None
+    made.requires_grad = self.requires_grad
+    return made
+
+
 METHODS["__float__"] = lambda self: float(item(self))
 METHODS["__int__"] = lambda self: int(item(self))
 METHODS["__index__"] = lambda self: item(self).__index__()
@@ -141,9 +153,9 @@ METHODS["cuda"] = lambda self: to(self, "cuda")
 @method
 def clone(self: Tensor) -> Tensor:
     """A copy with memory of its own; gradients flow through."""
-    copy = record(ops.cast, self, dtype=self.dtype)
-    copy.data = self.data.copy() if copy.data is self.data else copy.data
-    return copy
+    same = record(ops.cast, self, dtype=self.dtype)
+    same.data = self.data.copy() if same.data is self.data else same.data
+    return same
 
 
 @method
@@ -213,6 +225,10 @@ for _name, _base in {"and": "bitwise_and", "or": "bitwise_or", "xor": "bitwise_x
                      "mod": "remainder"}.items():  # fmt: skip
     METHODS[f"__{_name}__"] = UNTRACKED[_base]
     METHODS[f"__r{_name}__"] = lambda self, other, f=UNTRACKED[_base]: f(other, self)
+for _name in ("eq", "ne"):  # with what is no number, Python's own answer: x == None is False
+    METHODS[f"__{_name}__"] = lambda self, other, f=UNTRACKED[_name]: (
+        f(self, other) if isinstance(other, Tensor | bool | int | float | np.ndarray | np.generic) else NotImplemented
+    )
 METHODS["__invert__"] = UNTRACKED["bitwise_not"]
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from tinylora import functional as F
 from tinylora import ops
 from tinylora.backend import array_module
 from tinylora.functional import axes_of, numpy_names
@@ -208,8 +209,6 @@ def _along(input: Tensor, dim: int, indices: Any) -> ValuesIndices:
 def _by_arg(name: str, share: str) -> Any:
     @numpy_names
     def function(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
-        from tinylora import functional as F
-
         if dim is None:
             return getattr(F, share)(input)
         if isinstance(dim, Tensor):

@@ -99,7 +99,7 @@ class Tensor:
             raise RuntimeError("backward() on a tensor that requires no grad: nothing it was computed from does")
         if gradient is None and self.data.size != 1:
             raise RuntimeError(f"backward() needs a scalar, and this has shape {self.shape}: reduce it, or pass gradient")
-        g = full(self.shape, 1.0, self.dtype, self.device) if gradient is None else gradient.data
+        g = full(self.shape, 1.0, self.dtype, self.device) if gradient is None else gradient.data.astype(self.dtype)
         if g.shape != self.shape:
             raise RuntimeError(f"the gradient has shape {g.shape}, the tensor {self.shape}")
         with np.errstate(all="ignore"):

@@ -23,9 +23,9 @@ from tinylora.tensor import Tensor, no_grad
 class TrainConfig:
     """lr is the peak learning rate, reached after `warmup` (a share of all steps); `clip` limits the gradient's norm."""
 
-    epochs: int = 3
-    lr: float = 2e-3
-    batch_size: int = 16
+    epochs: int = 2
+    lr: float = 1e-3
+    batch_size: int = 32
     seed: int = 0
     warmup: float = 0.1
     clip: float = 1.0

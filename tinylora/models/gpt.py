@@ -65,9 +65,9 @@ class MultiHeadAttention(nn.Module):
         self, d_in: int, d_out: int, context_length: int, dropout: float, num_heads: int, qkv_bias: bool = False
     ) -> None:
         super().__init__()
-        if d_out % num_heads:
+        if num_heads < 1 or d_out % num_heads:
             raise ValueError(f"emb_dim {d_out} is not divisible by n_heads {num_heads}")
-        self.context_length, self.num_heads = context_length, num_heads
+        self.num_heads = num_heads
         self.W_query = nn.Linear(d_in, d_out, bias=qkv_bias)
         self.W_key = nn.Linear(d_in, d_out, bias=qkv_bias)
         self.W_value = nn.Linear(d_in, d_out, bias=qkv_bias)

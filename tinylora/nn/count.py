@@ -75,7 +75,7 @@ def count_parameters(model: Module) -> ParameterCount:
     """
     count = ParameterCount()
     for path, p in model.named_parameters():
-        group = count.lora if "lora" in path.split(".") else count.head if path.startswith(HEADS) else count.base
+        group = count.lora if "lora" in path.split(".") else count.head if path.split(".")[0] in HEADS else count.base
         if p.requires_grad:
             group.trainable += p.numel()
             group.trainable_bytes += p.data.nbytes

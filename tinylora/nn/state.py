@@ -36,7 +36,7 @@ def load_state_dict(module: Module, state: dict[str, Any], strict: bool) -> tupl
     ]
     if faults:
         raise RuntimeError(f"cannot load into {type(module).__name__}:\n  " + "\n  ".join(faults))
-    for k in wanted - set(missing):
+    for k in [k for k in wanted if k in state]:
         array = state[k].data if isinstance(state[k], Tensor) else state[k]
         own[k].data = to_device(array, own[k].device).astype(own[k].dtype)
     return missing, unexpected

@@ -43,13 +43,14 @@ def div(xp, a, b):
 def pow(xp, a, b):
     """y = aᵇ;  dy/da = b aᵇ⁻¹ (0 where b = 0), dy/db = aᵇ log a (0 where a = 0 and b ≥ 0)."""
     y = xp.power(a, b)
+    dtype = y.dtype
 
     def d_a(g):
-        return xp.where(xp.equal(b, 0), 0.0, g * b * xp.power(a, xp.where(xp.equal(b, 0), 1, b - 1).astype(y.dtype)))
+        return xp.where(xp.equal(b, 0), 0.0, g * b * xp.power(a, xp.where(xp.equal(b, 0), 1, b - 1).astype(dtype)))
 
     def d_b(g):
         zero = xp.equal(a, 0) & xp.greater_equal(b, 0)
-        return xp.where(zero, 0.0, g * y * xp.log(xp.where(zero, 1, a).astype(y.dtype)))
+        return xp.where(zero, 0.0, g * y * xp.log(xp.where(zero, 1, a).astype(dtype)))
 
     return y, (d_a, d_b)
 
@@ -131,7 +132,7 @@ def silu(xp, x):
 @op
 def relu(xp, x):
     """y = max(x, 0);  dy/dx = 1 where x > 0, else 0."""
-    return xp.maximum(x, 0.0), (lambda g: g * (x > 0),)
+    return xp.maximum(x, 0), (lambda g: g * (x > 0),)
 
 
 @functools.cache

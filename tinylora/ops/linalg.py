@@ -13,20 +13,21 @@ def matmul(xp, a, b):
 
     A vector is a row on the left, a column on the right, and its axis is dropped from y.
     """
-    rows = a[None, :] if a.ndim == 1 else a  # (.., n, k)
-    cols = b[:, None] if b.ndim == 1 else b  # (.., k, m)
+    a_is_row, b_is_column = a.ndim == 1, b.ndim == 1
+    left = a[None, :] if a_is_row else a  # (.., n, k): kept for d_b alone
+    right = b[:, None] if b_is_column else b  # (.., k, m): kept for d_a alone
 
-    def full(g: Any) -> Any:
-        g = xp.expand_dims(g, -1) if b.ndim == 1 else g
-        return xp.expand_dims(g, -2) if a.ndim == 1 else g  # (.., n, m)
+    def matrix(g: Any) -> Any:
+        g = xp.expand_dims(g, -1) if b_is_column else g
+        return xp.expand_dims(g, -2) if a_is_row else g  # (.., n, m)
 
     def d_a(g):
-        d = full(g) @ cols.swapaxes(-1, -2)
-        return d[..., 0, :] if a.ndim == 1 else d
+        d = matrix(g) @ right.swapaxes(-1, -2)
+        return d[..., 0, :] if a_is_row else d
 
     def d_b(g):
-        d = rows.swapaxes(-1, -2) @ full(g)
-        return d[..., 0] if b.ndim == 1 else d
+        d = left.swapaxes(-1, -2) @ matrix(g)
+        return d[..., 0] if b_is_column else d
 
     return xp.matmul(a, b), (d_a, d_b)
 
@@ -42,12 +43,13 @@ def einsum(xp, *operands, inputs, output):
     def vjp(i: int) -> Any:
         mine = inputs[i]
         others = [j for j in range(len(operands)) if j != i]
+        arrays = [operands[j] for j in others]
         known = set(output).union(*(inputs[j] for j in others))
         found = "".join(c for c in mine if c in known)  # a letter known to nobody else was summed: broadcast it
 
         def d_operand(g):
             letters = ",".join([output, *(inputs[j] for j in others)])
-            d = xp.einsum(f"{letters}->{found}", g, *(operands[j] for j in others))
+            d = xp.einsum(f"{letters}->{found}", g, *arrays)
             missing = tuple(k for k, c in enumerate(mine) if c not in known)
             return xp.broadcast_to(xp.expand_dims(d, missing), [sizes[c] for c in mine])
 

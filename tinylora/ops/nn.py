@@ -99,8 +99,8 @@ def gelu(xp, x):
 
 
 def mean(x):
-    """Over the last axis, which stays; of no features, 0."""
-    return x.sum(axis=-1, keepdims=True) * (1 / (x.shape[-1] or 1))
+    """Over the last axis, which stays, added up in float64 so that equal numbers have that number as mean; of none, 0."""
+    return (x.sum(axis=-1, keepdims=True, dtype=np.float64) / (x.shape[-1] or 1)).astype(x.dtype)
 
 
 @op

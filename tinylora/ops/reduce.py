@@ -38,7 +38,9 @@ def _deviations(x: Any, axis: Any, correction: float, keepdims: bool) -> tuple[A
     """x - mean, the variance, and the weight 1 / (n - correction) of each square in it."""
     total = x.sum(axis=axis, keepdims=True)
     n = x.size / total.size if total.size else 1.0
-    d = x - total * (1 / n if n else math.nan)
+    mean = total * (1 / n if n else math.nan)
+    d = x - mean
+    d = d - d.sum(axis=axis, keepdims=True) * (1 / n if n else math.nan)  # what rounding left: equal numbers give 0
     weight = 1 / (n - correction) if n > correction else math.nan
     return d, (d * d).sum(axis=axis, keepdims=keepdims) * weight, weight
 
