@@ -85,9 +85,8 @@ def run(seed: int = 0, out: Path = OUT) -> None:
     unmerge(fresh)
     back = all(m.linear.weight.data is w for w, (_, m) in zip(weights, lora_modules(fresh), strict=True))
     _check("unmerged: the original weights are back, the same bytes", back)
-    screen.say(
-        f'\n{time.perf_counter() - begin:.0f} s.  Try: tinylora predict {out} "Your parcel is held, pay the fee at post.example"'
-    )
+    seconds = time.perf_counter() - begin
+    screen.say(f'\n{seconds:.0f} s.  Try: tinylora predict {out} "Your parcel is held, pay the fee at post.example"')
 
 
 def _check(claim: str, holds: bool) -> None:
