@@ -69,5 +69,14 @@ def test_float64_does_not_leak_in():
 
 def test_what_is_no_number_is_not_equal():
     x = tinylora.ones(2)
-    assert (x == None) is False and (x != "a") is True  # noqa: E711
+    nothing = None
+    assert (x == nothing) is False and (x != "a") is True
     assert x[[]].shape == (0,) and x.sum(np.int64(0)).item() == 2
+
+
+def test_a_module_is_not_cast_to_integers():
+    layer = nn.Linear(2, 2)
+    before = layer.weight.data
+    with pytest.raises(TypeError, match="floating-point dtype only, not to int64"):
+        layer.to(tinylora.int64)
+    assert layer.weight.data is before

@@ -65,6 +65,11 @@ class device:
         return hash(self.type)
 
 
+def is_device(x: Any) -> bool:
+    """Does `x`, an argument of some `to(..)`, name a device? Else it names a dtype."""
+    return isinstance(x, device) or (isinstance(x, str) and x[:4] in ("cpu", "cuda", "meta"))
+
+
 def set_default_device(name: str | device) -> None:
     """Make `name` the device of new tensors, for the rest of the program."""
     if (chosen := device(name)) == "cuda":

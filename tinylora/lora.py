@@ -104,8 +104,7 @@ def replace_linear_with_lora(model: nn.Module, rank: int, alpha: float) -> None:
 
 def freeze(model: nn.Module) -> None:
     """No parameter below `model` is trained any more."""
-    for parameter in model.parameters():
-        parameter.requires_grad = False
+    model.requires_grad_(False)
 
 
 def lora_modules(model: nn.Module) -> Iterator[tuple[str, LinearWithLoRA]]:

@@ -10,8 +10,7 @@ import numpy as np
 
 from tinylora import creation, indexing, ops, shaping
 from tinylora import functional as F
-from tinylora.backend import array_module, to_device
-from tinylora.backend import device as Device
+from tinylora.backend import array_module, is_device, to_device
 from tinylora.promote import operand, promote
 from tinylora.tensor import Tensor, grad_enabled, no_grad, record
 
@@ -131,7 +130,7 @@ def to(self: Tensor, *where: Any, dtype: Any = None, device: Any = None) -> Tens
     for w in where:
         if isinstance(w, Tensor):
             dtype, device = w.dtype, w.device
-        elif isinstance(w, Device) or (isinstance(w, str) and w[:4] in ("cpu", "cuda", "meta")):
+        elif is_device(w):
             device = w
         else:
             dtype = w

@@ -25,7 +25,8 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         raise FileNotFoundError(f"{path}: no such file")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            names = file.keys()  # the handle is no mapping: it cannot be iterated over itself
+            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
     except (safetensors.SafetensorError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
 

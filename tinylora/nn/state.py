@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinylora.backend import device as Device
-from tinylora.backend import to_device
+from tinylora.backend import is_device, to_device
 from tinylora.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -45,8 +44,9 @@ def load_state_dict(module: Module, state: dict[str, Any], strict: bool) -> tupl
 def move(module: Module, where: tuple[Any, ...], dtype: Any, device: Any) -> None:
     """Put every parameter and buffer on a device, the floating-point ones into a dtype, or both."""
     for w in where:
-        is_device = isinstance(w, Device) or (isinstance(w, str) and w[:4] in ("cpu", "cuda", "meta"))
-        device, dtype = (w, dtype) if is_device else (device, w)
+        device, dtype = (w, dtype) if is_device(w) else (device, w)
+    if dtype is not None and np.dtype(dtype).kind != "f":
+        raise TypeError(f"a module can be cast to a floating-point dtype only, not to {np.dtype(dtype)}")
     for tensor in (*module.parameters(), *module.buffers()):
         for t in [tensor] if tensor.grad is None else [tensor, tensor.grad]:
             if device is not None:
@@ -62,4 +62,4 @@ def locate(error: Exception, module: Module) -> None:
         name = next((name for name, child in module.named_modules() if child is inner), "")
         path = ".".join(filter(None, (name, path)))
         error.args = (f"{path}: {message}", *error.args[1:])
-    error.at = (module, path, message)  # type: ignore[attr-defined]
+    error.at = (module, path, message)  # type: ignore[attr-defined]  # exceptions take attributes; their stubs do not
