@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinylora
-from tinylora import adapters, nn
-from tinylora.adapters import LoRAConfig, apply_lora, load_adapter, merge, merge_and_unload, save_adapter, unmerge
+from tinylora import nn
+from tinylora.adapters import LoRAConfig, apply, apply_lora, load_adapter, merge, merge_and_unload, save_adapter, unmerge
 from tinylora.checkpoint import save_model, set_classes
 from tinylora.classifier import load_classifier
 from tinylora.formats import safetensors
@@ -129,14 +129,14 @@ def test_a_failure_half_way_restores_the_model(monkeypatch, fails_at, error):
     model.tok_emb.weight.requires_grad = False
     before = state(model)
     calls = iter(range(100))
-    wrap = adapters._wrap
+    wrap = apply._wrap
 
     def failing(linear, config):
         if next(calls) == fails_at:
             raise error("out of luck")
         return wrap(linear, config)
 
-    monkeypatch.setattr(adapters, "_wrap", failing)
+    monkeypatch.setattr(apply, "_wrap", failing)
     with pytest.raises(error):
         apply_lora(model, CONFIG)
     assert state(model) == before

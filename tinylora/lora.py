@@ -4,7 +4,7 @@ A fine-tuned weight is W + ΔW. LoRA writes ΔW = s · A B with A (in, r) and B 
 24,576 numbers move instead of 589,824. W is frozen, so no edge of the graph leads to it and its gradient costs nothing.
 Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
 
-The best rank-r factors of any matrix: lowrank.py. Applying LoRA by names, saving and loading: adapters.py.
+The best rank-r factors of any matrix: lowrank.py. Applying LoRA by names, saving and loading: adapters/.
 """
 
 from __future__ import annotations

@@ -1,0 +1,134 @@
+"""LoRA by name: every target is found before anything is changed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tinylora import nn
+from tinylora.adapters.config import LoRAConfig
+from tinylora.lora import LinearWithLoRA, freeze, lora_modules
+from tinylora.variants import DropoutLoRA
+
+
+@dataclass(frozen=True)
+class PlanEntry:
+    """One layer that was wrapped: its path, its shape, and how many parameters were added."""
+
+    path: str
+    in_features: int
+    out_features: int
+    added: int
+
+
+class Plan(list[PlanEntry]):
+    """What `apply_lora` did, layer by layer; prints as a table."""
+
+    @property
+    def added(self) -> int:
+        return sum(entry.added for entry in self)
+
+    def __str__(self) -> str:
+        lines = [f"{e.path:40}{e.in_features:7} -> {e.out_features:<7}{e.added:12,}" for e in self]
+        return "\n".join([*lines, f"{len(self)} layers, {self.added:,} parameters added"])
+
+
+def _matches(path: str, target: str) -> bool:
+    return target == "all-linear" or path == target or path.endswith(f".{target}")
+
+
+def below(path: str, modules: tuple[str, ...]) -> bool:
+    """Is `path` one of `modules`, or inside one?"""
+    return any(path == m or path.startswith(f"{m}.") for m in modules)
+
+
+def resolve(model: nn.Module, config: LoRAConfig) -> list[str]:
+    """Paths of the Linears that `config` names.
+
+    Raises ValueError for an entry that matches nothing, LoRA twice, or a Linear that stands in two places.
+    """
+    if isinstance(model, nn.Linear):
+        raise ValueError("the model is itself a Linear, with no place below it to wrap: use LinearWithLoRA(linear, ..)")
+    modules = dict(model.named_modules())
+    linears = [path for path, m in modules.items() if isinstance(m, nn.Linear) and not below(path, config.train)]
+    if wrapped := [path for path, _ in lora_modules(model)]:
+        raise ValueError(f"LoRA is applied already, to {wrapped[0]} and {len(wrapped) - 1} more: a layer is wrapped once")
+    for name in config.train:
+        if name not in modules:
+            raise ValueError(f"train names {name!r}, and the model has no such module")
+    for target in config.targets:
+        if not any(_matches(path, target) for path in linears):
+            raise ValueError(f"target {target!r} matches no Linear; there are {', '.join(linears[:8])}, ..")
+    paths = [path for path in linears if any(_matches(path, target) for target in config.targets)]
+    _refuse_shared(model, paths)
+    return paths
+
+
+def _refuse_shared(model: nn.Module, paths: list[str]) -> None:
+    """A Linear that stands in two places would be wrapped in one of them alone."""
+    first = {id(model.get_submodule(path)): path for path in paths}
+    for path, module in model.named_modules():
+        for name, child in module.named_children():
+            place = f"{path}.{name}" if path else name
+            if first.get(id(child), place) != place:
+                raise ValueError(f"{first[id(child)]} and {place} are one Linear: LoRA goes around one that stands once")
+
+
+def _refuse_tied(model: nn.Module, train: tuple[str, ...]) -> None:
+    """A weight that stands both inside and outside the modules trained whole would move the base."""
+    inside = {id(p): name for name in train for p in model.get_submodule(name).parameters()}
+    for path, module in model.named_modules():
+        for p in () if below(path, train) else module._parameters.values():
+            if id(p) in inside:
+                raise ValueError(f"{inside[id(p)]} shares a weight with {path}: it cannot be trained apart from the base")
+
+
+def apply_lora(model: nn.Module, config: LoRAConfig) -> Plan:
+    """Freeze `model`, wrap the Linears that `config` names, and unfreeze the modules it trains whole.
+
+    Everything is resolved before anything is changed, and if a layer cannot be wrapped the model is put back as it was.
+
+    >>> from tinylora.checkpoint import load_model
+    >>> apply_lora(load_model("nano"), LoRAConfig(rank=8, targets=("W_query", "W_value"))).added
+    32768
+    """
+    paths = resolve(model, config)
+    _refuse_tied(model, config.train)
+    frozen_before = [(p, p.requires_grad) for p in model.parameters()]
+    done: list[tuple[nn.Module, str, nn.Module]] = []
+    plan = Plan()
+    try:
+        freeze(model)
+        for path in paths:
+            parent_path, _, name = path.rpartition(".")
+            parent = model.get_submodule(parent_path)
+            linear = getattr(parent, name)
+            setattr(parent, name, _wrap(linear, config))
+            done.append((parent, name, linear))
+            added = config.rank * (linear.in_features + linear.out_features)
+            plan.append(PlanEntry(path, linear.in_features, linear.out_features, added))
+        for name in config.train:
+            model.get_submodule(name).requires_grad_(True)
+    except BaseException:
+        for parent, name, linear in done:
+            setattr(parent, name, linear)
+        for p, required in frozen_before:
+            p.requires_grad = required
+        raise
+    return plan
+
+
+def _wrap(linear: nn.Linear, config: LoRAConfig) -> LinearWithLoRA:
+    size = (linear, config.rank, config.scale)
+    wrapped = DropoutLoRA(*size, config.dropout) if config.dropout else LinearWithLoRA(*size)
+    if config.init == "peft":
+        bound = 1 / math.sqrt(linear.in_features)
+        wrapped.lora.A = nn.Parameter(wrapped.lora.A.detach().clone().uniform_(-bound, bound))
+    return wrapped
+
+
+def unwrap(model: nn.Module) -> None:
+    """Leave the Linears where LoRA was, as they are now."""
+    for path, module in list(lora_modules(model)):
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, module.linear)

@@ -1,0 +1,47 @@
+"""What a LoRA is to be: LoRAConfig, and what multiplies A B."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+SCALES = {
+    "alpha": lambda alpha, r: alpha,  # the lecture
+    "alpha/r": lambda alpha, r: alpha / r,  # Hu et al. 2021, section 4.1; PEFT's default
+    "rslora": lambda alpha, r: alpha / math.sqrt(r),  # Kalajdzievski 2023, "Rank-Stabilized LoRA", theorem 3.2
+}
+INITS = ("lecture", "peft")
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """What to wrap, and how.
+
+    targets: names of Linears, whole paths or their last parts ("W_query", "att.out_proj"), or "all-linear"; `train` names
+    modules that are trained whole beside the LoRA and never wrapped. scaling: what multiplies A B, "alpha" (the lecture),
+    "alpha/r" (the paper) or "rslora" (alpha/√r). init of A: "lecture" N(0, 1)/√r, or "peft" uniform in ±1/√in. dropout: of
+    the input of A, in training.
+    """
+
+    rank: int = 16
+    alpha: float = 16.0
+    targets: tuple[str, ...] = ("all-linear",)
+    train: tuple[str, ...] = ()
+    scaling: str = "alpha"
+    init: str = "lecture"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.targets, str) or isinstance(self.train, str):
+            raise ValueError("targets and train are tuples of names, not one string")
+        if self.scaling not in SCALES or self.init not in INITS:
+            raise ValueError(f"scaling is one of {', '.join(SCALES)} and init one of {', '.join(INITS)}")
+        if type(self.rank) is not int or self.rank <= 0 or not math.isfinite(self.alpha):
+            raise ValueError(f"rank is an integer above 0 and alpha a finite number, got {self.rank!r}, {self.alpha!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is a probability of at least 0 and below 1, not {self.dropout!r}")
+
+    @property
+    def scale(self) -> float:
+        """What multiplies A B."""
+        return float(SCALES[self.scaling](self.alpha, self.rank))

@@ -1,0 +1,121 @@
+"""The change alone in a file.
+
+An adapter file is a safetensors file. It holds A and B of every layer and the modules that are trained whole (the head),
+never the base; its metadata holds the LoRAConfig and a fingerprint of the base it belongs to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinylora import nn
+from tinylora.adapters.apply import apply_lora, below, resolve, unwrap
+from tinylora.adapters.config import LoRAConfig
+from tinylora.backend import to_device
+from tinylora.formats import safetensors
+from tinylora.lora import lora_modules
+
+
+def _stored(model: nn.Module, train: tuple[str, ...]) -> dict[str, nn.Parameter]:
+    """The parameters that an adapter holds: A and B of every layer, and those of the modules trained whole."""
+    lora = [f"{path}.lora" for path, _ in lora_modules(model)]
+    return {path: p for path, p in model.named_parameters() if below(path, (*lora, *train))}
+
+
+def fingerprint(model: nn.Module, train: tuple[str, ...] = ()) -> str:
+    """SHA-256 of the base: names, shapes and bytes of all parameters that an adapter does not hold."""
+    digest = hashlib.sha256()
+    stored = _stored(model, train).keys()
+    if any(m.unmerged for _, m in lora_modules(model)):
+        raise RuntimeError("the model is merged: call unmerge() before an adapter is saved or loaded")
+    wrapped = {f"{path}.linear": path for path, _ in lora_modules(model)}
+    for path, p in model.named_parameters():
+        owner, _, name = path.rpartition(".")
+        if path not in stored:
+            digest.update(f"{wrapped.get(owner, owner)}.{name} {p.shape} {p.dtype}".encode())
+            digest.update(to_device(p.data, "cpu").tobytes())
+    return digest.hexdigest()
+
+
+def save_adapter(model: nn.Module, path: str | Path, config: LoRAConfig, /, **extra: Any) -> None:
+    """Write the adapter of `model`, made by `apply_lora(model, config)`, with `extra` JSON values in its metadata.
+
+    Raises ValueError, and writes nothing, if a layer's rank or scale is not that of `config`, or a value is NaN.
+    """
+    arrays = {name: to_device(p.data, "cpu") for name, p in _stored(model, config.train).items()}
+    if not any(lora_modules(model)):
+        raise ValueError("the model has no LoRA to save")
+    for where, module in lora_modules(model):
+        found, expected = (module.lora.A.shape[1], module.lora.alpha), (config.rank, config.scale)
+        if found != expected:
+            raise ValueError(f"{where} has rank and scale {found}, and the configuration to be saved says {expected}")
+    _refuse_nan(str(path), arrays)
+    about = {"format": "tinylora-adapter", "lora": dataclasses.asdict(config), "base": fingerprint(model, config.train)}
+    safetensors.save(path, arrays, {"tinylora": json.dumps({**about, **extra})})
+
+
+def read_adapter(path: str | Path) -> tuple[dict[str, np.ndarray], LoRAConfig, dict[str, Any]]:
+    """The arrays of an adapter file, its LoRAConfig, and its metadata. Raises ValueError that names the file."""
+    arrays, metadata = safetensors.load(path)
+    try:
+        about = json.loads(metadata["tinylora"])
+        lora = about["lora"]
+        config = LoRAConfig(**{**lora, "targets": tuple(lora["targets"]), "train": tuple(lora["train"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not a tinylora adapter ({type(error).__name__}: {error})") from None
+    _refuse_nan(str(path), arrays)
+    return arrays, config, about
+
+
+def load_adapter(model: nn.Module, path: str | Path, lora_only: bool = False) -> LoRAConfig:
+    """Put the adapter in a file onto its base, wrapping the layers if they are not. Returns its LoRAConfig.
+
+    With `lora_only` the modules trained whole are left out: the adapter's change under the model's own head. Raises
+    ValueError, and leaves the model as it was, if names or shapes do not fit, a value is NaN, or the base is another one.
+    """
+    arrays, config, about = read_adapter(path)
+    fresh = not any(lora_modules(model))
+    required_before = [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the rank was remarked upon when it was trained
+            if fresh:
+                alone = dataclasses.replace(config, targets=tuple(resolve(model, config)), train=()) if lora_only else config
+                apply_lora(model, alone)
+        if lora_only:
+            arrays = {k: a for k, a in arrays.items() if not below(k, config.train)}
+        stored = _stored(model, () if lora_only else config.train)
+        faults = [f"missing: {k}" for k in stored.keys() - arrays.keys()]
+        faults += [f"unexpected: {k}" for k in arrays.keys() - stored.keys()]
+        shared = sorted(stored.keys() & arrays.keys())
+        faults += [
+            f"{k}: expected {stored[k].shape}, got {arrays[k].shape}" for k in shared if stored[k].shape != arrays[k].shape
+        ]
+        if faults:
+            raise ValueError(f"{path}: does not fit the model:\n  " + "\n  ".join(sorted(faults)))
+        if fingerprint(model, config.train) != about.get("base"):
+            raise ValueError(f"{path}: this adapter was trained on another base model")
+    except BaseException:
+        if fresh:
+            unwrap(model)
+            for p, required in required_before:
+                p.requires_grad = required
+        raise
+    for name, parameter in stored.items():
+        parameter.data = to_device(arrays[name].astype(parameter.dtype), parameter.device)
+    for _, module in lora_modules(model):
+        module.lora.alpha = config.scale
+    return config
+
+
+def _refuse_nan(path: str, arrays: dict[str, np.ndarray]) -> None:
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{path}: NaN or infinity in {name}")

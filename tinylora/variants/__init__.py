@@ -1,0 +1,3 @@
+"""Kin of LoRA, each a small class in its own file."""
+
+from tinylora.variants.dropout import DropoutLoRA
