@@ -1,0 +1,91 @@
+"""tinylora's side of the benchmark, written the way its user would write it.
+
+Every function builds something once and returns what is timed: a call without arguments.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from work import Work
+
+import tinylora
+from tinylora import functional as F
+from tinylora import lora, nn, optim
+from tinylora.data import Batch
+from tinylora.generate import generate as continuation
+from tinylora.models.gpt import GPTModel
+from tinylora.train import class_scores
+
+
+def classifier(work: Work) -> GPTModel:
+    """GPT-2 with two classes, frozen and with a LoRA around every Linear unless all of it is to be trained."""
+    tinylora.manual_seed(0)
+    model = GPTModel(work.config)
+    model.out_head = nn.Linear(work.width, 2)
+    if not work.full:
+        lora.freeze(model)
+        with warnings.catch_warnings(action="ignore"):  # rank 16 is more than the head's two classes can use
+            lora.replace_linear_with_lora(model, rank=work.rank, alpha=work.rank)
+    return model
+
+
+def batch_of(work: Work) -> Batch:
+    last = np.full(work.batch, work.length - 1)
+    return Batch(tinylora.tensor(work.tokens()), tinylora.tensor(last), tinylora.tensor(work.labels()))
+
+
+def loss_of(model: GPTModel, batch: Batch, every_position: bool = False) -> tinylora.Tensor:
+    """The loss at each row's last token, as `tinylora.train` computes it: its last block skips the other positions.
+
+    With `every_position`, the model computes them all, as the lecture's does.
+    """
+    scores = model(batch.ids)[:, -1] if every_position else class_scores(model, batch)
+    return F.cross_entropy(scores, batch.classes)
+
+
+def train_step(every_position: bool = False, **work: Any) -> Callable[[], float]:
+    """One whole step: zero, forward, loss, backward, update."""
+    model, batch = classifier(Work(**work)), batch_of(Work(**work))
+    optimizer = optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-5)
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = loss_of(model, batch, every_position)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def small_network(width: int, batch: int, repeats: int) -> Callable[[], None]:
+    """Forward and backward of two Linears, `repeats` times: what an op costs beside its arithmetic."""
+    model = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+    x = tinylora.randn(batch, width)
+
+    def run() -> None:
+        for _ in range(repeats):
+            model.zero_grad()
+            model(x).sum().backward()
+
+    return run
+
+
+def generate(prompt: int, count: int, **work: Any) -> Callable[[], list[int]]:
+    """`count` tokens after a prompt of `prompt` tokens, the likeliest always, from GPT-2 with its language head."""
+    model = GPTModel({**Work(**work).config, "tie_head": True})
+    start = Work(batch=1, length=prompt, vocabulary=Work(**work).vocabulary).tokens()[0].tolist()
+    return lambda: list(continuation(model, start, count, temperature=0))
+
+
+def build(**work: Any) -> Callable[[], None]:
+    """GPT-2 with random weights, language head and all."""
+
+    def run() -> None:
+        GPTModel(Work(**work).config)
+
+    return run

@@ -1,0 +1,44 @@
+"""What is measured, told the same way to every contender: sizes, tokens, labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Work:
+    """A training step of GPT-2 small with a two-class head: `batch` rows of `length` tokens, LoRA of `rank` on every Linear.
+
+    `full` trains all weights instead, without LoRA. No dropout: it would be one more thing to compare, and not the same
+    work everywhere.
+    """
+
+    batch: int = 8
+    length: int = 128
+    rank: int = 16
+    full: bool = False
+    layers: int = 12
+    width: int = 768
+    heads: int = 12
+    vocabulary: int = 50257
+    context: int = 1024
+    dropout: float = 0.0
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The lecture's configuration dictionary."""
+        return {
+            "vocab_size": self.vocabulary, "context_length": self.context, "emb_dim": self.width, "n_heads": self.heads,
+            "n_layers": self.layers, "drop_rate": self.dropout, "qkv_bias": True,
+        }  # fmt: skip
+
+    def tokens(self) -> np.ndarray:
+        """Random token ids (batch, length); the last id of the vocabulary is left out, Hugging Face pads with it."""
+        return np.random.default_rng(0).integers(0, self.vocabulary - 1, (self.batch, self.length))
+
+    def labels(self) -> np.ndarray:
+        """A class per row: 0, 1, 0, 1, .."""
+        return np.arange(self.batch) % 2
