@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import tinylora
-from tinylora import backend, cli, demo
+from tinylora import backend, cli, demo, screen
 from tinylora import train as training
 from tinylora.adapters import LoRAConfig, apply_lora, save_adapter
 from tinylora.checkpoint import load_model, save_model, set_classes
@@ -176,6 +176,16 @@ def test_a_run_without_out_goes_to_runs(capsys, folder):
     assert "not empty" in failing(capsys, 2, "finetune", folder / "m.tsv", *arguments)
 
 
+def test_text_is_shown_as_it_comes(capsys):
+    def text():
+        yield "one "
+        assert capsys.readouterr().out == "one "
+        yield "[bold]two :smile:"
+
+    screen.stream(text())
+    assert capsys.readouterr().out == "[bold]two :smile:\n"
+
+
 def test_generate_follows_its_seed(capsys, folder):
     arguments = ["generate", "--model", folder / "tiny", "--prompt", "Ä :smile:", "--tokens", 30, "--top-k", 5, "--seed"]
     first = run(capsys, *arguments, 1)
@@ -215,7 +225,9 @@ def test_an_interrupted_finetune_writes_what_it_has(capsys, folder, monkeypatch,
         ("finetune DATA --epoch-count 3", "unrecognized arguments: --epoch-count"),
         ("finetune", "arguments are required: DATA"), ("count --rank x", "--rank: expected"),
         ("count --classes 1", "--classes: expected a whole number of at least 2"),
-        ("generate --top-k 0", "--top-k: expected"), ("generate --tokens none", "--tokens: expected"),
+        ("generate --top-k 0", "--top-k: expected"),
+        ("generate --top-p 1.5", "--top-p: expected a number above 0 and at most 1"),
+        ("generate --tokens none", "--tokens: expected"),
         ("merge RUN", "arguments are required: --out"), ("predict", "arguments are required: ADAPTER"),
         ("finetun DATA", "invalid choice: 'finetun'"), ("--verbose", "unrecognized arguments: --verbose"),
     ],

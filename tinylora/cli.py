@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import math
 import sys
 import warnings
@@ -19,8 +20,9 @@ from tinylora.adapters import LoRAConfig, apply_lora, load_adapter
 from tinylora.checkpoint import load_model, read_config, set_classes
 from tinylora.classifier import adapter_file, check_output, load_classifier, save_merged, save_run
 from tinylora.data import END, decode, read_messages, split
-from tinylora.generate import generate
+from tinylora.generate import generate, pieces
 from tinylora.models.gpt import PRESETS, GPTModel
+from tinylora.sampling import Sampling
 from tinylora.train import TrainConfig, evaluate, predict, train
 
 
@@ -87,13 +89,9 @@ def generate_text(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.model} is a classifier: it has no scores for tokens to generate from")
     if args.adapter:
         load_adapter(model, adapter_file(args.adapter), lora_only=True)
-    prompt = [END, *args.prompt.encode()]
-    tokens = []
-    for token in generate(model, prompt, args.tokens, args.temperature, args.top_k, args.seed):
-        if token == END:
-            break
-        tokens.append(token)
-    screen.say(args.prompt + decode(tokens))
+    sampling = Sampling(args.temperature, args.top_k, args.top_p, args.repetition_penalty)
+    tokens = generate(model, [END, *args.prompt.encode()], args.tokens, sampling, [END], args.seed)
+    screen.stream(itertools.chain([args.prompt], pieces(tokens, decode)))
 
 
 def merge(args: argparse.Namespace) -> None:
@@ -122,13 +120,13 @@ def _usage(check: Callable[..., Any], *args: Any) -> None:
         raise UsageError(str(error)) from None
 
 
-def _number(kind: Callable[[str], Any], low: float, what: str) -> Callable[[str], Any]:
+def _number(kind: Callable[[str], Any], low: float, what: str, high: float = sys.float_info.max) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
         try:
             value = kind(text)
         except ValueError:
             value = math.nan
-        if not low <= value < math.inf:
+        if not low <= value <= high:
             raise argparse.ArgumentTypeError(f"expected {what}, not {text!r}")
         return value
 
@@ -140,6 +138,7 @@ two_or_more = _number(int, 2, "a whole number of at least 2")
 whole = _number(int, 0, "a whole number of at least 0")
 not_negative = _number(float, 0, "a number of at least 0")
 above_zero = _number(float, 1e-300, "a number above 0")
+share = _number(float, 1e-300, "a number above 0 and at most 1", 1)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -185,6 +184,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--tokens", type=positive, default=200)
     sub.add_argument("--temperature", type=not_negative, default=0.7)
     sub.add_argument("--top-k", type=positive, default=None)
+    sub.add_argument("--top-p", type=share, default=None)
+    sub.add_argument("--repetition-penalty", type=above_zero, default=1.0)
     sub.add_argument("--seed", type=whole, default=None)
 
     sub = command("merge", merge, help="where the base model is now, if it moved")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from tinylora.creation import tensor
+from tinylora.models.cache import Cache, features
 from tinylora.models.gpt import GPTModel
+from tinylora.sampling import Sampling
 from tinylora.tensor import no_grad
 
 
@@ -15,33 +17,76 @@ def generate(
     model: GPTModel,
     prompt: Sequence[int],
     count: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
+    sampling: Sampling = Sampling(),
+    stop: Collection[int] = (),
     seed: int | None = None,
 ) -> Iterator[int]:
-    """Yield `count` tokens that continue `prompt`, each drawn from softmax(scores / temperature).
+    """Yield up to `count` tokens that continue `prompt`, and end before the first that is in `stop`.
 
-    Temperature 0 takes the likeliest token always; `top_k` leaves only the k likeliest to draw from. What no longer fits
-    the context is forgotten from the front. Raises ValueError for an empty prompt.
+    What no longer fits the context is forgotten from the front; from there on every token costs the whole context, since
+    all positions move. Puts the model into evaluation mode. Raises ValueError for an empty prompt.
+
+    >>> from tinylora.checkpoint import load_model
+    >>> from tinylora.sampling import GREEDY
+    >>> bytes(generate(load_model("nano"), b"The Fren", 2, GREEDY))
+    b'ch'
     """
-    if not prompt:
+    for (token,) in generate_batch(model, [prompt], count, sampling, stop, seed):
+        if token is not None:
+            yield token
+
+
+def generate_batch(
+    model: GPTModel,
+    prompts: Sequence[Sequence[int]],
+    count: int,
+    sampling: Sampling = Sampling(),
+    stop: Collection[int] = (),
+    seed: int | None = None,
+) -> Iterator[list[int | None]]:
+    """Continue several prompts at once: yield the next token of each, None for one that met its `stop`.
+
+    Prompts of different lengths are padded on the left, and nothing sees the padding. What is drawn for a text depends on
+    the seed and its place among the prompts, and not on the other prompts.
+    """
+    if not all(prompts):
         raise ValueError("generate needs a prompt of at least one token")
-    rng = np.random.default_rng(seed)
-    ids = list(prompt)
     model.eval()
-    for _ in range(count):
-        window = ids[-model.cfg["context_length"] :]
+    context, width = model.cfg["context_length"], max(map(len, prompts))
+    padding = [width - len(prompt) for prompt in prompts]
+    rows = [[0] * pad + list(prompt) for pad, prompt in zip(padding, prompts, strict=True)]
+    rngs = np.random.default_rng(seed).spawn(len(rows))
+    running = [True] * len(rows)
+    cache = Cache(model, padding, min(width + count, context))
+    for step in range(count):
+        start = cache.length
+        if (length := width + step) > context:  # every position moves: nothing that is kept holds any more
+            start = length - context
+            cache = Cache(model, [max(pad - start, 0) for pad in padding])
         with no_grad():
-            scores = model.out_head(model.features(tensor([window]))[:, -1])[0].double().cpu().numpy()
-        ids.append(_draw(scores, temperature, top_k, rng))
-        yield ids[-1]
+            last = features(model, tensor([row[start:] for row in rows]), cache)[:, -1]
+            scores = model.out_head(last).double().cpu().numpy()  # (B, vocabulary)
+        for i, row in enumerate(rows):
+            row.append(sampling.draw(scores[i], row[padding[i] :], rngs[i]) if running[i] else 0)
+            running[i] &= row[-1] not in stop
+        if not any(running):
+            return
+        yield [row[-1] if on else None for row, on in zip(rows, running, strict=True)]
 
 
-def _draw(scores: np.ndarray, temperature: float, top_k: int | None, rng: np.random.Generator) -> int:
-    if temperature == 0:
-        return int(scores.argmax())
-    if top_k is not None and top_k < len(scores):
-        scores = np.where(scores >= np.sort(scores)[-top_k], scores, -np.inf)
-    with np.errstate(over="ignore"):  # at a temperature of next to nothing
-        p = np.exp((scores - scores.max()) / temperature)
-    return int(rng.choice(len(p), p=p / p.sum()))
+def pieces(tokens: Iterable[int], decode: Callable[[list[int]], str]) -> Iterator[str]:
+    """The text of tokens as they come, each piece as soon as its last character is whole.
+
+    >>> list(pieces([72, 195, 164, 33], lambda ids: bytes(ids).decode(errors="replace")))
+    ['H', 'ä', '!']
+    """
+    known: list[int] = []
+    said = text = ""
+    for token in tokens:
+        known.append(token)
+        text = decode(known)
+        if len(text) > len(said) and not text.endswith("\ufffd"):  # what stands for a broken character
+            yield text[len(said) :]
+            said = text
+    if len(text) > len(said):
+        yield text[len(said) :]

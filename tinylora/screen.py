@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -21,6 +21,14 @@ if not console.is_terminal:
 
 def say(text: str = "") -> None:
     console.print(text, markup=False)
+
+
+def stream(pieces: Iterable[str]) -> None:
+    """Text as it comes, and the end of its line."""
+    for piece in pieces:
+        console.print(piece, end="", markup=False)
+        console.file.flush()
+    say()
 
 
 def heading(text: str) -> None:

@@ -1,0 +1,73 @@
+"""Kept keys and values change no number: the oracle is the model's plain forward."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from models import TINY, ids, shaken
+
+import tinylora
+from tinylora.adapters import LoRAConfig, apply_lora
+from tinylora.models.cache import Cache, features
+from tinylora.models.gpt import GPTModel
+
+B, T = 3, TINY["context_length"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    tinylora.manual_seed(0)
+    model = GPTModel(TINY)
+    apply_lora(model, LoRAConfig(rank=2, alpha=3.0))
+    return shaken(model).eval()
+
+
+def plain(model, tokens):
+    with tinylora.no_grad():
+        return model.features(tokens).numpy()
+
+
+@given(st.lists(st.integers(1, T), min_size=1).map(lambda sizes: [n for n in np.cumsum(sizes) if n <= T]))
+def test_any_cut_into_pieces_gives_the_features_of_the_whole(model, stops):
+    tokens, cache = ids(B, T), Cache(model, [0] * B)
+    found, start = [], 0
+    for stop in stops:
+        found.append(features(model, tokens[:, start:stop], cache).numpy())
+        start = cache.length
+    if stops:
+        np.testing.assert_allclose(np.concatenate(found, 1), plain(model, tokens)[:, :start], rtol=1e-10, atol=1e-12)
+
+
+@given(st.lists(st.integers(0, T - 1), min_size=1, max_size=4), st.integers(0, 9))
+def test_padding_on_the_left_changes_no_number(model, padding, junk):
+    tokens = ids(len(padding), T)
+    padded = np.full((len(padding), T), junk)
+    for row, pad in enumerate(padding):
+        padded[row, pad:] = tokens.numpy()[row, : T - pad]
+    cache = Cache(model, padding)
+    halves = [features(model, tinylora.tensor(part), cache).numpy() for part in np.split(padded, [T // 2], 1)]
+    found = np.concatenate(halves, 1)
+    assert np.isfinite(found).all()
+    for row, pad in enumerate(padding):
+        expected = plain(model, tokens[row : row + 1, : T - pad])[0]
+        np.testing.assert_allclose(found[row, pad:], expected, rtol=1e-10, atol=1e-12)
+
+
+def test_in_float32_every_position_agrees_to_rounding():
+    tinylora.manual_seed(0)
+    model = GPTModel({**TINY, "context_length": 64, "emb_dim": 64, "n_heads": 4}).eval()
+    tokens, cache = ids(2, 64), Cache(model, [0, 0])
+    found = np.concatenate([features(model, tokens[:, i : i + 1], cache).numpy() for i in range(64)], 1)
+    np.testing.assert_allclose(found, plain(model, tokens), rtol=0, atol=2e-5)
+
+
+def test_what_does_not_fit_and_training_are_refused(model):
+    cache = Cache(model, size=4)
+    features(model, ids(1, 3), cache)
+    with pytest.raises(ValueError, match="5 tokens do not fit a cache of 4"):
+        features(model, ids(1, 2), cache)
+    assert cache.length == 3
+    model.train()
+    with pytest.raises(RuntimeError, match=r"call model\.eval\(\)"):
+        features(model, ids(1, 1), cache)
+    model.eval()

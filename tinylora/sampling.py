@@ -1,0 +1,66 @@
+"""From a model's scores to the next token: which tokens may be drawn, and how likely each is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn from scores z: of softmax(z / temperature), or of the best of it.
+
+    temperature: below 1 the likely become likelier still; 0 takes the likeliest always. top_k: only the k likeliest (Fan,
+    Lewis, Dauphin 2018, "Hierarchical Neural Story Generation"). top_p: only the fewest likeliest that make up p together
+    (Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.1). repetition_penalty θ: the score of
+    a token that stands in the text already becomes z/θ, or zθ if it is below 0 (Keskar et al. 2019, "CTRL", section 4.1).
+    They act in the order penalty, temperature, top_k, top_p. Raises ValueError for numbers that cannot be meant.
+
+    >>> Sampling(top_p=0.6).probabilities(np.log([0.5, 0.3, 0.2]))
+    array([0.625, 0.375, 0.   ])
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature is a number of at least 0, not {self.temperature!r}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k is a whole number of at least 1, not {self.top_k!r}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is a number above 0 and at most 1, not {self.top_p!r}")
+        if not 0 < self.repetition_penalty < math.inf:
+            raise ValueError(f"repetition_penalty is a number above 0, not {self.repetition_penalty!r}")
+
+    def probabilities(self, scores: np.ndarray, text: Sequence[int] = ()) -> np.ndarray:
+        """How likely each token is to be drawn, (vocabulary,), given its score and the tokens of the text so far."""
+        z = np.asarray(scores, np.float64).copy()
+        seen = np.unique(np.asarray(text, np.int64))
+        z[seen] = np.where(z[seen] < 0, z[seen] * self.repetition_penalty, z[seen] / self.repetition_penalty)
+        if self.temperature == 0:
+            return (np.arange(len(z)) == z.argmax()).astype(np.float64)
+        with np.errstate(over="ignore"):  # at a temperature of next to nothing
+            p = np.exp((z - z.max()) / self.temperature)
+        if self.top_k is not None and self.top_k < len(p):
+            p[z < np.partition(z, -self.top_k)[-self.top_k]] = 0.0
+        p /= p.sum()
+        if self.top_p is not None:
+            likeliest = np.argsort(-p, kind="stable")
+            before = np.cumsum(p[likeliest]) - p[likeliest]  # what the likelier ones make up
+            p[likeliest[before >= self.top_p]] = 0.0
+            p /= p.sum()
+        return p
+
+    def draw(self, scores: np.ndarray, text: Sequence[int], rng: np.random.Generator) -> int:
+        """One token."""
+        p = self.probabilities(scores, text)
+        return int(p.argmax()) if self.temperature == 0 else int(rng.choice(len(p), p=p))
+
+
+GREEDY = Sampling(temperature=0)  # the likeliest token, always
