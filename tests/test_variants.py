@@ -70,8 +70,8 @@ def test_dropout_gradients(size):
 
 def test_dropout_by_configuration():
     model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4))
-    apply_lora(model, LoRAConfig(rank=2, dropout=0.25))
-    assert [m.dropout.p for _, m in lora_modules(model)] == [0.25, 0.25]
+    apply_lora(model.eval(), LoRAConfig(rank=2, dropout=0.25))
+    assert [(m.dropout.p, m.dropout.training) for _, m in lora_modules(model)] == [(0.25, False)] * 2
     for wrong in (-0.1, 1.0, float("nan")):
         with pytest.raises(ValueError, match="dropout is a probability"):
             LoRAConfig(dropout=wrong)

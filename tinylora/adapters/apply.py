@@ -124,6 +124,7 @@ def _wrap(linear: nn.Linear, config: LoRAConfig) -> LinearWithLoRA:
     if config.init == "peft":
         bound = 1 / math.sqrt(linear.in_features)
         wrapped.lora.A = nn.Parameter(wrapped.lora.A.detach().clone().uniform_(-bound, bound))
+    wrapped.train(linear.training)
     return wrapped
 
 

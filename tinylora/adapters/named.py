@@ -1,0 +1,186 @@
+"""Several adapters on one base, each by its name, and one of them in place.
+
+An adapter is whatever stands in the model in its place and not in the base's: LinearWithLoRA where the base has a Linear,
+and parameters that it trains whole. To switch is to put these objects where they belong. So an adapter that is not in
+place costs no time, the base is never copied, and no requires_grad and no weight is touched. An adapter that is not in
+place is not in the tree: `parameters()`, `state_dict()` and `save_adapter` speak of the one that is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from tinylora import nn
+from tinylora.backend import to_device
+from tinylora.lora import LinearWithLoRA, lora_modules
+from tinylora.tensor import Tensor
+
+Place = tuple[nn.Module, str]  # a module of the base, and the name of a child or parameter of it
+Things = dict[Place, Any]  # the Module or Parameter that stands there
+
+
+@dataclass
+class Shelf:
+    """The adapters of one model: what the base has in every place that some adapter changes, and what each has there."""
+
+    base: Things = field(default_factory=dict)
+    adapters: dict[str, Things] = field(default_factory=dict)
+    active: str | None = None
+    lent: str = ""  # what a `with` block has put in place for a while
+
+    def standing(self) -> Things:
+        """What has to be in place now."""
+        return {**self.base, **self.adapters.get(self.active or "", {})}
+
+
+def adapter_names(model: nn.Module) -> list[str]:
+    """The names of the adapters that `model` has, in the order they were made."""
+    return list(shelf_of(model).adapters)
+
+
+def active_adapter(model: nn.Module) -> str | None:
+    """The name of the adapter in place, or None."""
+    return shelf_of(model).active
+
+
+@contextlib.contextmanager
+def new_adapter(model: nn.Module, name: str) -> Iterator[None]:
+    """What is done to `model` in this block becomes its adapter `name`, which is in place afterwards.
+
+    At the start of the block the base is in place. Any way to give a model an adapter will do: `apply_lora`, `load_adapter`,
+    a new head. Parameters of the base that are trainable at the end, or have changed, are the adapter's, and the base keeps
+    what they were, frozen. If the block fails, the model is as it was. Raises ValueError if there is an adapter `name`.
+
+    >>> from tinylora.adapters import LoRAConfig, apply_lora
+    >>> from tinylora.checkpoint import load_model
+    >>> model = load_model("nano")
+    >>> for name in ("spam", "tone"):
+    ...     with new_adapter(model, name):
+    ...         plan = apply_lora(model, LoRAConfig(rank=4))
+    >>> set_adapter(model, "spam")
+    >>> adapter_names(model), active_adapter(model)
+    (['spam', 'tone'], 'spam')
+    """
+    shelf = checked(model)
+    if name in shelf.adapters:
+        raise ValueError(f"there is an adapter {name!r} already: delete it first, or take another name")
+    if any(m not in shelf.standing().values() for _, m in lora_modules(model)):
+        raise RuntimeError("the model has a LoRA without a name: apply it inside `with new_adapter(model, name)`")
+    put(shelf.base)
+    before: Things = {(m, n): x for m in model.modules() for n, x in (*m._modules.items(), *m._parameters.items())}
+    states = {id(p): (p.data, p.requires_grad) for p in model.parameters()}
+    shelf.lent = f"the block that makes {name!r}"
+    try:
+        yield
+    except BaseException:
+        for (owner, attribute), thing in before.items():
+            setattr(owner, attribute, thing)
+        for p in model.parameters():
+            p.data, p.requires_grad = states[id(p)]
+        put(shelf.standing())
+        raise
+    finally:
+        shelf.lent = ""
+    shelf.adapters[name] = things = {}
+    copies: dict[int, nn.Parameter] = {}  # one for a parameter that stands in several places
+    for (owner, attribute), old in before.items():
+        now = getattr(owner, attribute, None)
+        if isinstance(old, nn.Parameter) and now is old:
+            array, _ = states[id(old)]
+            if old.requires_grad or old.data is not array:
+                old = copies.setdefault(id(now), nn.Parameter(Tensor(array), requires_grad=False))
+        if now is not old:
+            things[owner, attribute], shelf.base[owner, attribute] = now, old
+    shelf.active = name
+    model.shelf = shelf
+
+
+def set_adapter(model: nn.Module, name: str) -> None:
+    """Put the adapter `name` in place. It is moved to the device and dtype of what stood there.
+
+    Raises KeyError for a name that is not there, RuntimeError while an adapter is merged or a `with` block holds the model.
+    """
+    shelf = checked(model)
+    things_of(shelf, name)
+    shelf.active = name
+    put(shelf.standing())
+
+
+@contextlib.contextmanager
+def disable_adapters(model: nn.Module) -> Iterator[None]:
+    """Inside this block the base is in place, bit for bit.
+
+    A LoRA without a name is taken off as well; modules trained whole have a base to go back to in a named adapter only.
+    """
+    shelf = checked(model)
+    wrapped = {(m, n): x for m in model.modules() for n, x in m.named_children() if isinstance(x, LinearWithLoRA)}
+    shelf.lent = "disable_adapters"
+    try:
+        put({**{place: lora.linear for place, lora in wrapped.items()}, **shelf.base})
+        yield
+    finally:
+        shelf.lent = ""
+        put({**wrapped, **shelf.standing()})
+
+
+def delete_adapter(model: nn.Module, name: str) -> None:
+    """Forget the adapter `name`; if it was in place, the base is now. A merged one is refused, as in `set_adapter`."""
+    shelf = checked(model)
+    things_of(shelf, name)
+    if shelf.active == name:
+        shelf.active = None
+        put(shelf.base)
+    del shelf.adapters[name]
+
+
+def forget_adapters(model: nn.Module) -> None:
+    """Let what is in place be the model, and forget every adapter and the base."""
+    model.__dict__.pop("shelf", None)
+
+
+# ------------------------------------------------------------------------------------------ the shelf
+def shelf_of(model: nn.Module) -> Shelf:
+    return model.__dict__.get("shelf") or Shelf()
+
+
+def things_of(shelf: Shelf, name: str) -> Things:
+    if name not in shelf.adapters:
+        raise KeyError(f"no adapter {name!r}: there are {', '.join(shelf.adapters) or 'none'}")
+    return shelf.adapters[name]
+
+
+def checked(model: nn.Module) -> Shelf:
+    """The shelf of `model`, if the model stands as it says. Raises RuntimeError else."""
+    shelf = shelf_of(model)
+    if shelf.lent:
+        raise RuntimeError(f"the adapters cannot be changed inside {shelf.lent}")
+    if merged := [path for path, m in lora_modules(model) if m.unmerged]:
+        raise RuntimeError(f"{merged[0]}: the adapter in place is merged: call unmerge() first")
+    for (owner, attribute), thing in shelf.standing().items():
+        if getattr(owner, attribute, None) is not thing:
+            path = next((path for path, m in model.named_modules() if m is owner), type(owner).__name__)
+            raise RuntimeError(f"{path}.{attribute} was replaced since adapter {shelf.active!r} was put in place")
+    return shelf
+
+
+def put(things: Things) -> None:
+    """Put every thing in its place, on the device, with the dtype and in the mode of what stands there now."""
+    for (owner, attribute), thing in things.items():
+        old = getattr(owner, attribute)
+        if thing is not old:
+            if isinstance(thing, nn.Module):
+                thing.train(owner.training)
+            _move(thing, old)
+            setattr(owner, attribute, thing)
+
+
+def _move(thing: Any, old: Any) -> None:
+    """Put a thing on the device of another, with its dtype."""
+    like = next((p for p in (old.parameters() if isinstance(old, nn.Module) else [old]) if p is not None), None)
+    if isinstance(thing, nn.Module) and like is not None:
+        thing.to(like.device, like.dtype)
+    elif thing is not None and like is not None:
+        thing.data = to_device(thing.data, like.device).astype(like.dtype, copy=False)
