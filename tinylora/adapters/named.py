@@ -87,7 +87,7 @@ def new_adapter(model: nn.Module, name: str) -> Iterator[None]:
     shelf.adapters[name] = things = {}
     copies: dict[int, nn.Parameter] = {}  # one for a parameter that stands in several places
     for (owner, attribute), old in before.items():
-        now = getattr(owner, attribute, None)
+        now: Any = getattr(owner, attribute, None)
         if isinstance(old, nn.Parameter) and now is old:
             array, _ = states[id(old)]
             if old.requires_grad or old.data is not array:
