@@ -165,7 +165,7 @@ def test_a_configuration_that_is_wrong_is_named(tmp_path, changes, message):
 
 
 @pytest.mark.parametrize(
-    "content, message", [("{", "not readable as JSON"), ("[]", "not a tinylora model"), ("{}", "it needs")]
+    "content, message", [("{", "not readable as JSON"), ("[]", "not a JSON object"), ("{}", "it needs")]
 )
 def test_a_configuration_that_is_none_is_named(tmp_path, content, message):
     (tmp_path / "config.json").write_text(content)

@@ -1,53 +1,137 @@
-"""Named arrays in a file, by the `safetensors` library: no code in it, nothing to unpickle.
+"""Named arrays in a file: no code in it, nothing to unpickle. Reading checks the header first, then maps the file.
 
-Every failure to read is a ValueError (or FileNotFoundError) that names the file. A file is written whole or not at all.
+Every failure to read is a LoadError that names the file. A file is written whole or not at all.
 """
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
+from tinylora.formats import LoadError, MissingFileError
+from tinylora.formats.header import Entry, read_header
+
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+DTYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
+    "U8": "u1", "BOOL": "?",
+}  # fmt: skip
+SLAB = 1 << 20  # elements that are copied at a time, so that as little as that of the map is in memory
+
+
+class Mapped:
+    """A safetensors file, memory-mapped: names and shapes at once, numbers when they are asked for.
+
+    Raises LoadError if it is none, or a pickle by its name; MissingFileError if it is not there.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = path = Path(path)
+        refuse_pickle(path)
+        if not path.is_file():
+            raise MissingFileError(f"{path}: no such file")
+        try:
+            with path.open("rb") as file:
+                self.entries, self.metadata = read_header(file.read, os.fstat(file.fileno()).st_size)
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (LoadError, OSError) as error:
+            raise LoadError(f"{path}: not a readable safetensors file ({error})") from None
+
+    def array(self, name: str) -> np.ndarray:
+        """A copy of the array of that name, with the dtype that it has in the file; BF16 becomes float32, bit for bit."""
+        dtype = self.entries[name].dtype
+        return self._copy(self.entries[name], np.dtype("f4" if dtype == "BF16" else DTYPES[dtype]))
+
+    def floats(self, name: str) -> np.ndarray:
+        """A copy in float32. Raises LoadError for integers, and if a number is NaN or infinite, here or in float32."""
+        if self.entries[name].dtype not in ("F64", "F32", "F16", "BF16"):
+            raise LoadError(f"{self.path}: {name} has the dtype {self.entries[name].dtype}, and weights are floating point")
+        out = self._copy(self.entries[name], np.dtype("f4"))
+        flat = out.reshape(-1)
+        if not all(np.isfinite(flat[i : i + SLAB]).all() for i in range(0, flat.size, SLAB)):
+            raise LoadError(f"{self.path}: NaN or infinity in {name}")
+        return out
+
+    def stored(self, name: str) -> memoryview:
+        """The bytes of an array, where they lie."""
+        return memoryview(self._map)[self.entries[name].begin : self.entries[name].end]
+
+    def _copy(self, entry: Entry, dtype: np.dtype) -> np.ndarray:
+        kind = np.dtype(DTYPES[entry.dtype])
+        out = np.empty(entry.shape, dtype)
+        flat = out.reshape(-1)
+        for i in range(0, out.size, SLAB):
+            part = np.frombuffer(self._map, kind, min(SLAB, out.size - i), entry.begin + i * kind.itemsize)
+            with np.errstate(over="ignore"):
+                flat[i : i + SLAB] = widened(part) if entry.dtype == "BF16" else part
+            self.forget()
+        return out
+
+    def forget(self) -> None:
+        """Give the pages that were read back to the system; they are read again if they are asked for again."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+
+def widened(bits: np.ndarray) -> np.ndarray:
+    """bfloat16, given as uint16, in float32: a bfloat16 is the upper half of a float32.
+
+    >>> import numpy as np
+    >>> widened(np.array([0x3FC0], np.uint16))
+    array([1.5], dtype=float32)
+    """
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def refuse_pickle(path: Path) -> None:
+    """Raise LoadError if `path` has the name of a pickle, without opening it."""
+    if path.suffix.lower() in PICKLES:
+        raise LoadError(f"{path}: refused, since unpickling runs code; convert it to .safetensors where it was made")
 
 
 def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays of a safetensors file by name, and its metadata."""
-    path = Path(path)
-    if path.suffix.lower() in PICKLES:
-        raise ValueError(f"{path}: refused, since unpickling runs code; convert it to .safetensors where it was made")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            names = file.keys()  # the handle is no mapping: it cannot be iterated over itself
-            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
-    except (safetensors.SafetensorError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
+    file = Mapped(path)
+    return {name: file.array(name) for name in file.entries}, file.metadata
 
 
 def save(path: str | Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
     """Write arrays and metadata to `path`."""
-    ready = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    write(path, safetensors.numpy.save(ready, metadata))
+    with atomic(path) as temporary:
+        ready = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+        try:
+            safetensors.numpy.save_file(ready, temporary, metadata)
+        except safetensors.SafetensorError as error:
+            raise OSError(f"{path}: not written ({error})") from None
 
 
 def write(path: str | Path, content: bytes | str) -> None:
     """Write a file so that it is either the old one or all of the new one, whatever happens in between."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """A temporary file beside `path`, which is on the disk and takes its place when the block has ended well."""
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        temporary.chmod(0o644)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink()
+        temporary.unlink()
         raise

@@ -11,6 +11,7 @@ from typing import Any
 from tinylora import functional as F
 from tinylora import nn
 from tinylora.creation import arange, ones, zeros
+from tinylora.models.pretrained import Pretrained
 from tinylora.tensor import Tensor
 
 GPT2_SMALL: dict[str, Any] = {
@@ -103,7 +104,7 @@ class TransformerBlock(nn.Module):
         return x + self.drop_resid(self.ff(self.norm2(x)))
 
 
-class GPTModel(nn.Module):
+class GPTModel(Pretrained):
     """The whole model, from the lecture's configuration dictionary or the name of a preset.
 
     With `"tie_head": True` in the configuration the head shares the token embedding's weight, as in GPT-2 itself.
