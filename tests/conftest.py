@@ -1,7 +1,8 @@
-"""Hypothesis settings for the whole suite, and the table of differences that tests/test_gpu.py measured."""
+"""Hypothesis settings for the whole suite, and tables of differences that were measured: on a GPU, from other libraries."""
 
 import os
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -10,10 +11,12 @@ settings.register_profile("ci", settings.get_profile("quick"), derandomize=True,
 settings.load_profile("ci" if os.environ.get("CI") else "quick")
 
 DIFFERENCES = pytest.StashKey[dict[tuple[str, str], float]]()
+INTEROP = pytest.StashKey[dict[tuple[str, str], float]]()
 
 
 def pytest_configure(config):
     config.stash[DIFFERENCES] = {}
+    config.stash[INTEROP] = {}
 
 
 @pytest.fixture
@@ -22,7 +25,34 @@ def differences(request):
     return request.config.stash[DIFFERENCES]
 
 
+@pytest.fixture
+def close(request):
+    """close(case, quantity, found, expected): they agree to 1e-5 of the largest number; notes by how much they differ.
+
+    `least` is what the largest number is taken for if it is smaller: for arrays that are rounding alone beside others.
+    """
+
+    def check(case, quantity, found, expected, least=0.0):
+        assert found.shape == expected.shape, f"{case}, {quantity}"
+        largest = np.abs(expected).max(initial=least)
+        difference = float(np.abs(found - expected).max(initial=0.0) / (largest or 1.0))
+        noted = request.config.stash[INTEROP]
+        noted[case, quantity] = max(difference, noted.get((case, quantity), 0.0))
+        assert difference <= 1e-5, f"{case}, {quantity}: {difference:.1e}"
+
+    return check
+
+
 def pytest_terminal_summary(terminalreporter, config):
+    interop = config.stash[INTEROP]
+    if interop:
+        terminalreporter.section("largest difference from transformers and PEFT, relative to the largest number")
+        quantities = list(dict.fromkeys(quantity for _, quantity in interop))
+        terminalreporter.write_line(f"| case | {' | '.join(quantities)} |")
+        terminalreporter.write_line("| --- " * (1 + len(quantities)) + "|")
+        for case in dict.fromkeys(case for case, _ in interop):
+            cells = [f"{interop[case, q]:.0e}" if (case, q) in interop else "" for q in quantities]
+            terminalreporter.write_line(f"| {case} | {' | '.join(cells)} |")
     found = config.stash[DIFFERENCES]
     if found:
         terminalreporter.section("largest relative difference, CPU against GPU")

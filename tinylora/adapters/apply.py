@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tinylora import nn
 from tinylora.adapters.config import LoRAConfig
 from tinylora.lora import LinearWithLoRA, freeze, lora_modules
-from tinylora.variants import DropoutLoRA
+from tinylora.variants import DropoutLoRA, EmbeddingWithLoRA
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def below(path: str, modules: tuple[str, ...]) -> bool:
 
 
 def resolve(model: nn.Module, config: LoRAConfig) -> list[str]:
-    """Paths of the Linears that `config` names.
+    """Paths of the Linears that `config` names, and of the Embeddings: "all-linear" means none of these.
 
     Raises ValueError for an entry that matches nothing, LoRA twice, or a Linear that stands in two places.
     """
@@ -51,15 +51,18 @@ def resolve(model: nn.Module, config: LoRAConfig) -> list[str]:
         raise ValueError("the model is itself a Linear, with no place below it to wrap: use LinearWithLoRA(linear, ..)")
     modules = dict(model.named_modules())
     linears = [path for path, m in modules.items() if isinstance(m, nn.Linear) and not below(path, config.train)]
+    tables = [path for path, m in modules.items() if isinstance(m, nn.Embedding) and not below(path, config.train)]
     if wrapped := [path for path, _ in lora_modules(model)]:
         raise ValueError(f"LoRA is applied already, to {wrapped[0]} and {len(wrapped) - 1} more: a layer is wrapped once")
     for name in config.train:
         if name not in modules:
             raise ValueError(f"train names {name!r}, and the model has no such module")
     for target in config.targets:
-        if not any(_matches(path, target) for path in linears):
+        if not any(_matches(path, target) for path in (*linears, *tables)):
             raise ValueError(f"target {target!r} matches no Linear; there are {', '.join(linears[:8])}, ..")
-    paths = [path for path in linears if any(_matches(path, target) for target in config.targets)]
+    named = [target for target in config.targets if target != "all-linear"]
+    paths = [path for path in tables if any(_matches(path, target) for target in named)]
+    paths += [path for path in linears if any(_matches(path, target) for target in config.targets)]
     _refuse_shared(model, paths)
     return paths
 
@@ -103,10 +106,10 @@ def apply_lora(model: nn.Module, config: LoRAConfig) -> Plan:
             parent_path, _, name = path.rpartition(".")
             parent = model.get_submodule(parent_path)
             linear = getattr(parent, name)
-            setattr(parent, name, _wrap(linear, config))
+            setattr(parent, name, wrapped := _wrap(linear, config))
             done.append((parent, name, linear))
-            added = config.rank * (linear.in_features + linear.out_features)
-            plan.append(PlanEntry(path, linear.in_features, linear.out_features, added))
+            A, B = wrapped.lora.A, wrapped.lora.B
+            plan.append(PlanEntry(path, A.shape[0], B.shape[1], A.numel() + B.numel()))
         for name in config.train:
             model.get_submodule(name).requires_grad_(True)
     except BaseException:
@@ -118,13 +121,18 @@ def apply_lora(model: nn.Module, config: LoRAConfig) -> Plan:
     return plan
 
 
-def _wrap(linear: nn.Linear, config: LoRAConfig) -> LinearWithLoRA:
-    size = (linear, config.rank, config.scale)
-    wrapped = DropoutLoRA(*size, config.dropout) if config.dropout else LinearWithLoRA(*size)
+def _wrap(layer: nn.Linear | nn.Embedding, config: LoRAConfig) -> LinearWithLoRA:
+    wrapped: LinearWithLoRA
+    if isinstance(layer, nn.Embedding):
+        wrapped = EmbeddingWithLoRA(layer, config.rank, config.scale)
+    elif config.dropout:
+        wrapped = DropoutLoRA(layer, config.rank, config.scale, config.dropout)
+    else:
+        wrapped = LinearWithLoRA(layer, config.rank, config.scale)
     if config.init == "peft":
-        bound = 1 / math.sqrt(linear.in_features)
+        bound = 1 / math.sqrt(wrapped.lora.A.shape[0])
         wrapped.lora.A = nn.Parameter(wrapped.lora.A.detach().clone().uniform_(-bound, bound))
-    wrapped.train(linear.training)
+    wrapped.train(layer.training)
     return wrapped
 
 

@@ -11,22 +11,25 @@ import hashlib
 import json
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from tinylora import nn
 from tinylora.adapters.apply import apply_lora, below, resolve, unwrap
 from tinylora.adapters.config import LoRAConfig
+from tinylora.adapters.from_peft import is_peft, put_peft, read_peft
+from tinylora.adapters.to_peft import save_peft
 from tinylora.backend import to_device
-from tinylora.formats import safetensors
+from tinylora.formats import LoadError, safetensors
 from tinylora.lora import lora_modules
+from tinylora.models.gpt import GPTModel
 
 
 def _stored(model: nn.Module, train: tuple[str, ...]) -> dict[str, nn.Parameter]:
     """The parameters that an adapter holds: A and B of every layer, and those of the modules trained whole."""
     lora = [f"{path}.lora" for path, _ in lora_modules(model)]
-    return {path: p for path, p in model.named_parameters() if below(path, (*lora, *train))}
+    return {path: p for path, p, _ in model.named_tensors("_parameters") if below(path, (*lora, *train))}
 
 
 def fingerprint(model: nn.Module, train: tuple[str, ...] = ()) -> str:
@@ -44,14 +47,23 @@ def fingerprint(model: nn.Module, train: tuple[str, ...] = ()) -> str:
     return digest.hexdigest()
 
 
-def save_adapter(model: nn.Module, path: str | Path, config: LoRAConfig, /, **extra: Any) -> None:
+def save_adapter(model: nn.Module, path: str | Path, config: LoRAConfig, /, format: str = "tinylora", **extra: Any) -> None:
     """Write the adapter of `model`, made by `apply_lora(model, config)`, with `extra` JSON values in its metadata.
 
-    Raises ValueError, and writes nothing, if a layer's rank or scale is not that of `config`, or a value is NaN.
+    `format` "tinylora" is one file. "peft" is a folder that PEFT loads, for a GPTModel; of `config` it takes `train`,
+    `scaling` and `dropout`, and ranks, scales and trained biases from the model. Raises ValueError, and writes nothing, if a
+    layer's rank or scale is not that of `config` ("tinylora"), something is trained that the adapter would not hold
+    ("peft"), or a value is NaN.
     """
+    if format not in ("tinylora", "peft"):
+        raise ValueError(f"format is 'tinylora' or 'peft', not {format!r}")
     arrays = {name: to_device(p.data, "cpu") for name, p in _stored(model, config.train).items()}
     if not any(lora_modules(model)):
         raise ValueError("the model has no LoRA to save")
+    if format == "peft":
+        noted = {"base": fingerprint(model, config.train), "train": list(config.train), **extra}
+        save_peft(cast(GPTModel, model), Path(path), config, noted)
+        return
     for where, module in lora_modules(model):
         found, expected = (module.lora.A.shape[1], module.lora.alpha), (config.rank, config.scale)
         if found != expected:
@@ -69,17 +81,23 @@ def read_adapter(path: str | Path) -> tuple[dict[str, np.ndarray], LoRAConfig, d
         lora = about["lora"]
         config = LoRAConfig(**{**lora, "targets": tuple(lora["targets"]), "train": tuple(lora["train"])})
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not a tinylora adapter ({type(error).__name__}: {error})") from None
+        raise LoadError(f"{path}: not a tinylora adapter ({type(error).__name__}: {error})") from None
     _refuse_nan(str(path), arrays)
     return arrays, config, about
 
 
 def load_adapter(model: nn.Module, path: str | Path, lora_only: bool = False) -> LoRAConfig:
-    """Put the adapter in a file onto its base, wrapping the layers if they are not. Returns its LoRAConfig.
+    """Put the adapter in a file, or in a folder as PEFT writes it, onto its base. Returns its LoRAConfig.
 
+    Layers are wrapped if they are not; for PEFT's they must not be. A bias that PEFT trained replaces that of the base.
     With `lora_only` the modules trained whole are left out: the adapter's change under the model's own head. Raises
     ValueError, and leaves the model as it was, if names or shapes do not fit, a value is NaN, or the base is another one.
     """
+    if is_peft(path):
+        adapter = read_peft(path)
+        if adapter.about.get("base") not in (None, fingerprint(model, tuple(adapter.about.get("train", ())))):
+            raise LoadError(f"{path}: this adapter was trained on another base model")
+        return put_peft(cast(GPTModel, model), adapter, lora_only)
     arrays, config, about = read_adapter(path)
     fresh = not any(lora_modules(model))
     required_before = [(p, p.requires_grad) for p in model.parameters()]
@@ -99,9 +117,9 @@ def load_adapter(model: nn.Module, path: str | Path, lora_only: bool = False) ->
             f"{k}: expected {stored[k].shape}, got {arrays[k].shape}" for k in shared if stored[k].shape != arrays[k].shape
         ]
         if faults:
-            raise ValueError(f"{path}: does not fit the model:\n  " + "\n  ".join(sorted(faults)))
+            raise LoadError(f"{path}: does not fit the model:\n  " + "\n  ".join(sorted(faults)))
         if fingerprint(model, config.train) != about.get("base"):
-            raise ValueError(f"{path}: this adapter was trained on another base model")
+            raise LoadError(f"{path}: this adapter was trained on another base model")
     except BaseException:
         if fresh:
             unwrap(model)
@@ -118,4 +136,4 @@ def load_adapter(model: nn.Module, path: str | Path, lora_only: bool = False) ->
 def _refuse_nan(path: str, arrays: dict[str, np.ndarray]) -> None:
     for name, array in arrays.items():
         if not np.isfinite(array).all():
-            raise ValueError(f"{path}: NaN or infinity in {name}")
+            raise LoadError(f"{path}: NaN or infinity in {name}")

@@ -1,3 +1,4 @@
 """Kin of LoRA, each a small class in its own file."""
 
 from tinylora.variants.dropout import DropoutLoRA
+from tinylora.variants.embedding import EmbeddingWithLoRA

@@ -1,0 +1,126 @@
+"""A model's LoRA as an adapter that PEFT loads: `adapter_config.json` and `adapter_model.safetensors`.
+
+Query, key and value have an A and a B each, and PEFT's c_attn has one. With A = [A_q; A_k; A_v] stacked, (3r, in), and the
+three B the diagonal blocks of one, (3 out, 3r), it is the same function: B A x = [B_q A_q x; B_k A_k x; B_v A_v x]. Where
+the three share one A, as they do in an adapter that came from PEFT, it stays one of rank r.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinylora.adapters.apply import below
+from tinylora.adapters.config import LoRAConfig
+from tinylora.backend import to_device
+from tinylora.formats import hf_gpt2, peft, safetensors, strict_json
+from tinylora.lora import LoRALayer, lora_modules
+from tinylora.models.gpt import GPTModel
+from tinylora.models.layout import Layer, head_of, layers
+from tinylora.variants import EmbeddingWithLoRA
+
+
+def save_peft(model: GPTModel, folder: Path, config: LoRAConfig, about: dict[str, Any]) -> None:
+    """Write the adapter of `model` into `folder`, with `about` in its metadata. See `store.save_adapter`."""
+    found = layers(model, head_of(model))
+    arrays: dict[str, np.ndarray] = {}
+    ranks: dict[str, tuple[int, float]] = {}
+    wrapped = dict(lora_modules(model))
+    for name, layer in found.items():
+        parts = [(i, wrapped[path].lora) for i, path in enumerate(layer.paths) if path in wrapped]
+        if not parts:
+            continue
+        a, b, scale = fused(parts, len(layer.paths))
+        embedding = isinstance(wrapped[layer.paths[parts[0][0]]], EmbeddingWithLoRA)
+        ends = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A.weight", "lora_B.weight")
+        arrays |= {f"{name}.{ends[0]}": a, f"{name}.{ends[1]}": b}
+        alpha = scale * (math.sqrt(len(a)) if config.scaling == "rslora" else len(a))
+        ranks[name] = (len(a), float(f"{alpha:.12g}"))
+    whole = _whole(found, config.train)
+    arrays |= {f"{name}.{leaf}": found[name].stored(leaf) for name in whole for leaf in found[name].parameters()}
+    bias, biases = _biases(found, whole, ranks)
+    arrays |= {f"{n}.base_layer.bias" if n in ranks else f"{n}.bias": found[n].stored("bias") for n in biases}
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{folder}: NaN or infinity in {name}")
+    if "score.bias" in arrays and arrays.pop("score.bias").any():
+        raise ValueError("out_head has a bias, and Hugging Face's GPT-2 has none there: train a head with bias=False")
+    folder.mkdir(parents=True, exist_ok=True)
+    ready = {peft.PREFIX + name: array for name, array in arrays.items()}
+    safetensors.save(folder / peft.WEIGHTS, ready, {"format": "pt", "tinylora": json.dumps(about)})
+    written = _config(config, ranks, whole, bias, about.get("model"), head_of(model))
+    safetensors.write(folder / peft.CONFIG, strict_json.text_of(written))
+
+
+def fused(parts: list[tuple[int, LoRALayer]], count: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """A (r, in), B (out, r) and the scale of one LoRA that does what `parts` do side by side, of `count` places.
+
+    A place without LoRA has zeros in B. Where scales differ, B takes up the difference.
+    """
+    a = [to_device(lora.A.data, "cpu").T.astype(np.float32) for _, lora in parts]
+    b = [to_device(lora.B.data, "cpu").T.astype(np.float32) for _, lora in parts]
+    scale = next((lora.alpha for _, lora in parts if lora.alpha), 0.0)
+    shared = all(array.shape == a[0].shape and (array == a[0]).all() for array in a)
+    tall, A = len(b[0]), a[0] if shared else np.concatenate(a)
+    B = np.zeros((count * tall, len(A)), np.float32)
+    at = 0
+    for (i, lora), part in zip(parts, b, strict=True):
+        ratio = 1.0 if lora.alpha == scale else lora.alpha / scale
+        B[i * tall : (i + 1) * tall, at : at + part.shape[1]] = part * np.float32(ratio)
+        at += 0 if shared else part.shape[1]
+    return np.ascontiguousarray(A), B, scale
+
+
+def _whole(found: dict[str, Layer], train: tuple[str, ...]) -> list[str]:
+    """The layers that are trained whole. Raises ValueError where only a part of c_attn is."""
+    whole = []
+    for name, layer in found.items():
+        inside = [below(path, train) for path in layer.paths]
+        if any(inside) and not all(inside):
+            raise ValueError(
+                f"{name} is one layer in PEFT, and only a part of it is trained whole: {', '.join(layer.paths)}"
+            )
+        whole += [name] if all(inside) else []
+    return whole
+
+
+def _biases(found: dict[str, Layer], whole: list[str], ranks: dict[str, Any]) -> tuple[str, list[str]]:
+    """PEFT's `bias` and the layers whose bias the adapter holds, by what requires grad beside LoRA and whole modules."""
+    moved: dict[str, list[str]] = defaultdict(list)
+    for name, layer in found.items():
+        for leaf, parameters in layer.parameters().items() if name not in whole else ():
+            if any(p.requires_grad for p in parameters):
+                moved[leaf].append(name)
+    having = [name for name, layer in found.items() if name not in whole and "bias" in layer.parameters()]
+    kinds = {"none": [], "lora_only": [name for name in having if name in ranks], "all": having}
+    for kind, names in kinds.items():
+        if moved["bias"] == names and not moved["weight"]:
+            return kind, names
+    odd = moved["weight"] or moved["bias"]
+    raise ValueError(f"{', '.join(odd[:4])} would be trained and not stored: name it in LoRAConfig.train, or freeze it")
+
+
+def _config(
+    config: LoRAConfig, ranks: dict[str, tuple[int, float]], whole: list[str], bias: str, base: Any, head: str
+) -> dict[str, Any]:
+    """What `adapter_config.json` says: the commonest rank and alpha, and patterns for the layers that differ."""
+    (r, alpha), _ = Counter(ranks.values()).most_common(1)[0]
+    task = "SEQ_CLS" if "score" in whole else "CAUSAL_LM" if head == "lm_head" else None
+    return {
+        "peft_type": "LORA", "task_type": task, "auto_mapping": None, "inference_mode": True,
+        "base_model_name_or_path": base if isinstance(base, str) else None, "r": r, "lora_alpha": _plain(alpha),
+        "rank_pattern": {name: rank for name, (rank, _) in ranks.items() if rank != r},
+        "alpha_pattern": {name: _plain(a) for name, (_, a) in ranks.items() if a != alpha},
+        "use_rslora": config.scaling == "rslora", "lora_dropout": config.dropout, "bias": bias,
+        "target_modules": list(ranks), "modules_to_save": whole or None,
+        "fan_in_fan_out": any(map(hf_gpt2.is_conv1d, ranks)), "init_lora_weights": True,
+    }  # fmt: skip
+
+
+def _plain(number: float) -> int | float:
+    return int(number) if number == int(number) else number
