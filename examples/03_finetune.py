@@ -13,9 +13,9 @@ import time
 
 import tinylora
 from tinylora.adapters import LoRAConfig, apply_lora
-from tinylora.checkpoint import load_model, set_classes
 from tinylora.data import read_messages, split
 from tinylora.demo import MESSAGES
+from tinylora.folders import load_model, set_classes
 from tinylora.train import TrainConfig, evaluate, train
 
 

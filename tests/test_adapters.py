@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 import tinylora
 from tinylora import nn
 from tinylora.adapters import LoRAConfig, apply, apply_lora, load_adapter, merge, merge_and_unload, save_adapter, unmerge
-from tinylora.checkpoint import save_model, set_classes
 from tinylora.classifier import load_classifier
+from tinylora.folders import save_model, set_classes
 from tinylora.formats import safetensors
 from tinylora.lora import LinearWithLoRA, lora_modules
 from tinylora.models.gpt import GPTModel

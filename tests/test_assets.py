@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinylora.checkpoint import NANO, load_model, read_config
 from tinylora.data import read_messages
 from tinylora.demo import MESSAGES
+from tinylora.folders import NANO, load_model, read_config
 from tinylora.formats import safetensors
 
 ROOT = Path(__file__).parents[1]

@@ -15,8 +15,8 @@ import tinylora
 from tinylora import backend, cli, demo, screen
 from tinylora import train as training
 from tinylora.adapters import LoRAConfig, apply_lora, save_adapter
-from tinylora.checkpoint import load_model, save_model, set_classes
 from tinylora.data import read_messages
+from tinylora.folders import load_model, save_model, set_classes
 from tinylora.formats import safetensors
 from tinylora.models.gpt import GPTModel
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinylora
-from tinylora.checkpoint import load_model
 from tinylora.data import END, decode
+from tinylora.folders import load_model
 from tinylora.generate import generate, generate_batch, pieces
 from tinylora.models.gpt import GPTModel
 from tinylora.sampling import GREEDY, Sampling

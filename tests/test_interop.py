@@ -13,7 +13,7 @@ import pytest
 import tinylora
 from tinylora import nn, optim
 from tinylora.adapters import LoRAConfig, apply_lora, load_adapter, merge_and_unload, save_adapter
-from tinylora.checkpoint import load_model, set_classes
+from tinylora.folders import load_model, set_classes
 from tinylora.formats import LoadError, hf_config, safetensors
 from tinylora.formats import peft as peft_format
 from tinylora.lora import lora_modules

@@ -29,7 +29,7 @@ from tinylora.adapters import (
     unmerge,
     verify_merge,
 )
-from tinylora.checkpoint import set_classes
+from tinylora.folders import set_classes
 from tinylora.generate import generate, generate_batch
 from tinylora.lora import lora_modules
 from tinylora.sampling import GREEDY

@@ -11,8 +11,8 @@ import tinylora
 from tinylora import cli
 from tinylora import train as training
 from tinylora.adapters import LoRAConfig, apply_lora
-from tinylora.checkpoint import set_classes
 from tinylora.data import Message, batches
+from tinylora.folders import set_classes
 from tinylora.metrics import Metrics
 from tinylora.models.gpt import GPTModel
 from tinylora.train import TrainConfig, class_scores, evaluate, predict, train, warmup_cosine

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tinylora.adapters import LoRAConfig, load_adapter, merge_and_unload, read_adapter, save_adapter
-from tinylora.checkpoint import check_labels, load_model, read_config, save_model, set_classes
+from tinylora.folders import check_labels, load_model, read_config, save_model, set_classes
 from tinylora.formats import safetensors
 from tinylora.lora import lora_modules
 from tinylora.models.gpt import GPTModel

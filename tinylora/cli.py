@@ -17,9 +17,9 @@ from typing import Any, NoReturn
 
 from tinylora import backend, demo, screen
 from tinylora.adapters import LoRAConfig, apply_lora, load_adapter
-from tinylora.checkpoint import load_model, read_config, set_classes
 from tinylora.classifier import adapter_file, check_output, load_classifier, save_merged, save_run
 from tinylora.data import END, decode, read_messages, split
+from tinylora.folders import load_model, read_config, set_classes
 from tinylora.generate import generate, pieces
 from tinylora.models.gpt import PRESETS, GPTModel
 from tinylora.sampling import Sampling

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tinylora import backend, nn, screen
 from tinylora.adapters import LoRAConfig, apply_lora, merge, unmerge
-from tinylora.checkpoint import NANO, load_model, set_classes
 from tinylora.classifier import ADAPTER, load_classifier, save_run
 from tinylora.data import read_messages, split
+from tinylora.folders import NANO, load_model, set_classes
 from tinylora.lora import freeze, lora_modules, replace_linear_with_lora
 from tinylora.models.gpt import GPTModel
 from tinylora.train import TrainConfig, evaluate, predict, train

@@ -26,7 +26,7 @@ def generate(
     What no longer fits the context is forgotten from the front; from there on every token costs the whole context, since
     all positions move. Puts the model into evaluation mode. Raises ValueError for an empty prompt.
 
-    >>> from tinylora.checkpoint import load_model
+    >>> from tinylora.folders import load_model
     >>> from tinylora.sampling import GREEDY
     >>> bytes(generate(load_model("nano"), b"The Fren", 2, GREEDY))
     b'ch'

@@ -25,7 +25,7 @@ class Cache:
     from behind them.
 
     >>> from tinylora import tensor
-    >>> from tinylora.checkpoint import load_model
+    >>> from tinylora.folders import load_model
     >>> model = load_model("nano")
     >>> cache = Cache(model)
     >>> features(model, tensor([[72, 101, 108]]), cache).shape, features(model, tensor([[108]]), cache).shape, cache.length
