@@ -17,10 +17,10 @@ import numpy as np
 
 import tinylora as torch
 from tinylora import nn
-from tinylora.data import END
 from tinylora.folders import load_model, save_model
 from tinylora.models.gpt import GPTModel
 from tinylora.nn.utils import clip_grad_norm_
+from tinylora.tokenizer import END
 from tinylora.train import warmup_cosine
 
 NANO = {

@@ -14,7 +14,7 @@ from tinylora import nn
 from tinylora.adapters import LoRAConfig, apply, apply_lora, load_adapter, merge, merge_and_unload, save_adapter, unmerge
 from tinylora.classifier import load_classifier
 from tinylora.folders import save_model, set_classes
-from tinylora.formats import safetensors
+from tinylora.formats import LoadError, safetensors
 from tinylora.lora import LinearWithLoRA, lora_modules
 from tinylora.models.gpt import GPTModel
 
@@ -22,6 +22,7 @@ TINY = {
     "vocab_size": 11, "context_length": 8, "emb_dim": 8, "n_heads": 2, "n_layers": 2, "drop_rate": 0.0, "qkv_bias": True,
 }  # fmt: skip
 CONFIG = LoRAConfig(rank=2, alpha=6.0, targets=("W_query", "ff.layers.0"), train=("out_head",), scaling="alpha/r")
+ALONE = dataclasses.replace(CONFIG, train=())
 IDS = tinylora.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
 
 
@@ -379,11 +380,16 @@ def test_a_model_with_lora_is_not_saved_whole(tmp_path):
 
 @pytest.mark.parametrize(
     "extra, message",
-    [({}, "has no labels"), ({"labels": "ab"}, "labels must be a list"),
+    [({}, "give it with --model"), ({"labels": "ab"}, "labels must be a list"),
      ({"labels": ["x", "y", "z"]}, "give it with --model"),
      ({"labels": ["x", "y", "z"], "model": 3}, "give it with --model")],
 )  # fmt: skip
 def test_an_adapter_of_no_classifier_or_no_base_is_named(tmp_path, extra, message):
     save_adapter(trained(), tmp_path / "a.safetensors", CONFIG, **extra)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(LoadError, match=message):
         load_classifier(tmp_path / "a.safetensors")
+    if not extra:
+        save_model(base(classes=0), tmp_path / "base")
+        save_adapter(trained(ALONE, base(classes=0)), tmp_path / "lm.safetensors", ALONE)
+        with pytest.raises(LoadError, match="this model has no labels: it is no classifier"):
+            load_classifier(tmp_path / "lm.safetensors", str(tmp_path / "base"))

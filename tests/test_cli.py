@@ -316,7 +316,7 @@ def other_base(folder):
         (broken(set_nan), "NaN or infinity in out_head.bias"), (other_base, "trained on another base model"),
         (written("x.safetensors", b"cut"), "not a readable safetensors file"),
         (written("x.bin", b"\x80"), "refused"), (written("x.pt", b"\x80"), "refused"), (written("x.pkl", b"."), "refused"),
-        (lambda folder: "absent", "no such file"), (lambda folder: folder / "tiny", "it is no classifier"),
+        (lambda folder: "absent", "no such file"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("command", ["predict", "merge"])
@@ -329,7 +329,7 @@ def test_an_adapter_that_cannot_be_used_is_one_line_and_status_1(capsys, folder,
 
 
 def test_a_model_that_cannot_be_used_is_one_line_and_status_1(capsys, folder):
-    for *command, name in (["count", "gpt5"], ["finetune", folder / "m.tsv", "gpt5"], ["generate", folder / "m.tsv"]):
+    for *command, name in (["count", "gpt5"], ["finetune", folder / "m.tsv", "./gpt5"], ["generate", folder / "m.tsv"]):
         assert "no such file; a model is 'nano' or a folder" in failing(capsys, 1, *command, "--model", name)
     save_model(load_model(folder / "tiny"), "bad", emb_dim=15)
     for command in (["finetune", folder / "m.tsv", "--out", "out"], ["generate"]):
@@ -339,6 +339,9 @@ def test_a_model_that_cannot_be_used_is_one_line_and_status_1(capsys, folder):
     assert "no such file" in failing(capsys, 1, "generate", "--model", "pickled")  # config.json and no weights
     run(capsys, "merge", folder / "run", "--out", "merged")
     assert "is a classifier" in failing(capsys, 1, "generate", "--model", "merged")
+    assert "it is no classifier" in failing(capsys, 1, "predict", folder / "tiny", "hi")
+    for plain in (folder / "tiny", "merged"):
+        assert "no LoRA in this model" in failing(capsys, 1, "merge", plain, "--out", "again")
     assert not Path("out").exists()
 
 

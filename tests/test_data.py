@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinylora.data import END, Message, batches, collate, decode, encode, read_messages, split
+from tinylora.data import Message, batches, collate, read_messages, split
+from tinylora.tokenizer import BYTES, END
 
 DATA = Path(os.environ.get("TINYLORA_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
 SMS = DATA / "sms_spam" / "sms.tsv"
@@ -176,23 +177,23 @@ def test_classes_that_cannot_be_split_are_named():
 # ------------------------------------------------------------------------------------------ batching
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_encode_and_decode_are_inverse(text):
-    ids = encode(text, 10_000)
+    ids = BYTES.encode(text, 10_000)
     assert ids[0] == ids[-1] == END and ((ids[1:-1] >= 0) & (ids[1:-1] < 256)).all()
-    assert decode(ids.tolist()) == text
+    assert BYTES.decode(ids.tolist()) == text
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.integers(2, 30))
 def test_a_text_is_cut_at_the_context_and_a_cut_character_is_left_out(text, context):
-    ids = encode(text, context)
+    ids = BYTES.encode(text, context)
     assert len(ids) <= context and ids[0] == ids[-1] == END
-    cut = decode(ids.tolist())
+    cut = BYTES.decode(ids.tolist())
     assert text.startswith(cut)
     assert len(cut.encode()) > context - 2 - 4 or cut == text
 
 
 def test_a_cut_in_the_middle_of_a_character():
-    assert [decode(encode("aé€", n).tolist()) for n in range(2, 9)] == ["", "a", "a", "aé", "aé", "aé", "aé€"]
-    assert encode("a\udcff", 10).tolist() == [END, 97, 63, END]  # half a surrogate pair is no character
+    assert [BYTES.decode(BYTES.encode("aé€", n).tolist()) for n in range(2, 9)] == ["", "a", "a", "aé", "aé", "aé", "aé€"]
+    assert BYTES.encode("a\udcff", 10).tolist() == [END, 97, 63, END]  # half a surrogate pair is no character
 
 
 words = st.lists(st.text("abc ", max_size=40), min_size=1, max_size=50)
@@ -206,7 +207,7 @@ def test_every_message_comes_exactly_once(texts, size, seed):
         assert 1 <= len(numbers) <= size
         ids, last, classes = batch.ids.numpy(), batch.last.numpy(), batch.classes.numpy()
         for row, number in enumerate(numbers):
-            expected = encode(messages[number].text, 32)
+            expected = BYTES.encode(messages[number].text, 32)
             assert ids[row, : last[row] + 1].tolist() == expected.tolist()
             assert (ids[row, last[row] :] == END).all() and classes[row] == number % 2
         assert ids.shape[1] == last.max() + 1

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinylora
-from tinylora.data import END, decode
 from tinylora.folders import load_model
 from tinylora.generate import generate, generate_batch, pieces
 from tinylora.models.gpt import GPTModel
 from tinylora.sampling import GREEDY, Sampling
+from tinylora.tokenizer import BYTES, END
 
 DATA = Path(os.environ.get("TINYLORA_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
 TRAIN = DATA / "text" / "wikitext-2" / "train.raw.gz"
@@ -227,7 +227,7 @@ def test_the_probabilities_are_those_of_transformers(both, options):
 def test_the_boxed_model_writes_english_words():
     known = set(re.findall(r"[a-z]+", gzip.decompress(TRAIN.read_bytes()).decode().lower()))
     nano = load_model("nano")
-    text = decode(list(generate(nano, [END, *b"The "], 250, Sampling(0.7), seed=0)))
+    text = BYTES.decode(list(generate(nano, [END, *b"The "], 250, Sampling(0.7), seed=0)))
     words = [word for word in re.findall(r"[a-z]+", text.lower())[:-1] if len(word) >= 3]  # the last one may be cut
     assert len(words) > 20
     assert sum(word in known for word in words) / len(words) > 0.6

@@ -1,4 +1,4 @@
-"""The command line: `tinylora`, and `tinylora count | finetune | predict | generate | merge`.
+"""The command line: `tinylora`, and `tinylora count | finetune | predict | generate | merge | inspect`.
 
 Exit status: 0, or 2 for wrong usage, or 1 for a run that failed; then one line on standard error says why.
 """
@@ -15,14 +15,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tinylora import backend, demo, screen
+from tinylora import backend, demo, hub, screen
 from tinylora.adapters import LoRAConfig, apply_lora, load_adapter
-from tinylora.classifier import adapter_file, check_output, load_classifier, save_merged, save_run
-from tinylora.data import END, decode, read_messages, split
-from tinylora.folders import load_model, read_config, set_classes
+from tinylora.adapters.report import inspect_adapter
+from tinylora.classifier import adapter_file, check_output, load_classifier, read_about, save_merged, save_run
+from tinylora.data import read_messages, split
+from tinylora.folders import is_hugging_face, load_model, read_config, set_classes
 from tinylora.generate import generate, pieces
 from tinylora.models.gpt import PRESETS, GPTModel
+from tinylora.models.options import configure
 from tinylora.sampling import Sampling
+from tinylora.tokenizer import load_tokenizer
 from tinylora.train import TrainConfig, evaluate, predict, train
 
 
@@ -32,6 +35,7 @@ def count(args: argparse.Namespace) -> None:
     cfg = PRESETS.get(args.model) or read_config(args.model)
     with backend.device("meta"):
         model = GPTModel({k: v for k, v in cfg.items() if k != "labels"})
+        configure(model)
         demo.say_counts(demo.lecture_count(model, args.classes, args.rank, args.alpha), args.rank, args.alpha)
     screen.counts(model)
     if args.tree:
@@ -48,8 +52,9 @@ def finetune(args: argparse.Namespace) -> None:
     parts = split(messages, args.seed)
     labels = sorted({m.label for m in messages})
     backend.manual_seed(args.seed)
-    model = load_model(args.model)
-    set_classes(model, len(labels))
+    name = hub.local(args.model)
+    model, tokenizer = load_model(name), load_tokenizer(name)
+    set_classes(model, len(labels), bias=not is_hugging_face(name))
     lora = LoRAConfig(args.rank, args.alpha, train=("out_head",), scaling="alpha/r")
     apply_lora(model, lora)
     sizes = [len(part) for part in parts]
@@ -59,17 +64,17 @@ def finetune(args: argparse.Namespace) -> None:
     config = TrainConfig(args.epochs, args.lr, args.batch_size, args.seed)
     history: list[dict[str, Any]] = []
     with screen.training(history) as report:
-        finished = train(model, parts.train, parts.valid, labels, config, report)
-    found = evaluate(model, parts.test, labels)
+        finished = train(model, parts.train, parts.valid, labels, config, report, tokenizer)
+    found = evaluate(model, parts.test, labels, tokenizer)
     screen.heading(f"On the {sizes[2]:,} held-out messages")
     screen.metrics(found)
-    model_name = args.model if args.model == "nano" else str(Path(args.model).absolute())
     about = {
-        "model": model_name, "labels": labels, "data": str(args.data), "split": dict(zip(parts._fields, sizes, strict=True)),
+        "model": name if name == "nano" else str(Path(name).absolute()), "labels": labels, "data": str(args.data),
+        "split": dict(zip(parts._fields, sizes, strict=True)),
         "lora": dataclasses.asdict(lora), "train": dataclasses.asdict(config), "finished": finished, "test": found.as_dict(),
     }  # fmt: skip
     save_run(out, model, lora, about, [*history, {"test": found.as_dict()}])
-    screen.say(f"\nwritten: {out}/adapter.safetensors, metrics.jsonl, config.json")
+    screen.say(f"\nwritten: {', '.join(sorted(str(path) for path in out.iterdir()))}")
 
 
 def predict_texts(args: argparse.Namespace) -> None:
@@ -77,28 +82,40 @@ def predict_texts(args: argparse.Namespace) -> None:
     texts = args.text or [line.strip() for line in sys.stdin if line.strip()]
     if not texts:
         raise ValueError("no text: give some as arguments, or one a line on standard input")
-    model, labels = load_classifier(args.adapter, args.model)
-    for text, p in zip(texts, predict(model, texts), strict=True):
+    model, labels, base = load_classifier(args.adapter, args.model and hub.local(args.model))
+    for text, p in zip(texts, predict(model, texts, tokenizer=load_tokenizer(base)), strict=True):
         print(f"{labels[int(p.argmax())]}\t{p.max():.4f}\t{text}")  # by rich the tabs would be spaces
 
 
 def generate_text(args: argparse.Namespace) -> None:
     """Continue a prompt."""
-    model = load_model(args.model)
+    name = hub.local(args.model)
+    model, tokenizer = load_model(name), load_tokenizer(name)
     if model.out_head.out_features != model.cfg["vocab_size"]:
         raise ValueError(f"{args.model} is a classifier: it has no scores for tokens to generate from")
     if args.adapter:
-        load_adapter(model, adapter_file(args.adapter), lora_only=True)
+        adapter = adapter_file(args.adapter)
+        load_adapter(model, adapter, lora_only=not {"labels", "classes"}.isdisjoint(read_about(adapter)))
+        model.eval()
     sampling = Sampling(args.temperature, args.top_k, args.top_p, args.repetition_penalty)
-    tokens = generate(model, [END, *args.prompt.encode()], args.tokens, sampling, [END], args.seed)
-    screen.stream(itertools.chain([args.prompt], pieces(tokens, decode)))
+    tokens = generate(model, tokenizer.prompt(args.prompt), args.tokens, sampling, tokenizer.stop, args.seed)
+    screen.stream(itertools.chain([args.prompt], pieces(tokens, tokenizer.decode)))
 
 
 def merge(args: argparse.Namespace) -> None:
     """Write base + adapter as one plain model folder."""
     _usage(check_output, args.out)
-    save_merged(args.adapter, args.out, args.model)
-    screen.say(f"written: {args.out}/model.safetensors, config.json")
+    save_merged(args.adapter, args.out, args.model and hub.local(args.model))
+    screen.say(f"written: {', '.join(sorted(str(path) for path in args.out.iterdir()))}")
+
+
+def inspect(args: argparse.Namespace) -> None:
+    """Print an adapter's configuration, counts, and the spectrum of every layer's change."""
+    found = inspect_adapter(adapter_file(args.adapter))
+    config = {key: value for key, value in found.config.items() if value not in (None, "", (), [], {})}
+    screen.table(["configuration", ""], [[key, str(value)] for key, value in config.items()])
+    screen.say(f"\n{found.lora:,} parameters of LoRA, {found.whole:,} of modules trained whole\n")
+    screen.changes(found.changes)
 
 
 # ------------------------------------------------------------------------------------------- arguments
@@ -152,7 +169,7 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         sub.add_argument("--device", choices=("cpu", "cuda"), help="default: TINYLORA_DEVICE, else cpu")
         if base:
-            sub.add_argument("--model", metavar="nano|DIR", **base)
+            sub.add_argument("--model", metavar="nano|DIR|NAME", **base)
         return sub
 
     sub = command("count", count)
@@ -191,6 +208,8 @@ def parser() -> argparse.ArgumentParser:
     sub = command("merge", merge, help="where the base model is now, if it moved")
     sub.add_argument("adapter", metavar="ADAPTER", help="a run's folder or an adapter file")
     sub.add_argument("--out", type=Path, required=True, help="a new folder")
+    sub = command("inspect", inspect)
+    sub.add_argument("adapter", metavar="ADAPTER", help="a run's folder, an adapter file, or PEFT's folder")
     return top
 
 

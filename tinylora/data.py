@@ -1,4 +1,4 @@
-"""Text files to batches: read labelled messages, split them, turn them into bytes, and put like lengths together."""
+"""Text files to batches: read labelled messages, split them, turn them into tokens, and put like lengths together."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import numpy as np
 
 from tinylora.promote import tensor
 from tinylora.tensor import Tensor
+from tinylora.tokenizer import BYTES, END, Tokenizer
 
-END = 256  # the one token that is no byte: before, between and after texts
 LABEL_NAMES = ("label", "class", "category", "target")
 TEXT_NAMES = ("text", "message", "sentence", "content")
 
@@ -28,7 +28,7 @@ class Message(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Messages as tokens: ids (B, T) padded with END, the position of each one's last token (B,), class numbers (B,)."""
+    """Messages as tokens: ids (B, T) padded at the end, the position of each one's last token (B,), class numbers (B,)."""
 
     ids: Tensor
     last: Tensor
@@ -157,39 +157,30 @@ def split(messages: Sequence[Message], seed: int, valid: float = 0.1, test: floa
 
 
 # -------------------------------------------------------------------------------------------- batching
-def encode(text: str, context: int) -> np.ndarray:
-    """END, the bytes of `text`, END: at most `context` tokens, cut at the end of the text."""
-    return np.array([END, *text.encode("utf-8", "replace")[: context - 2], END])
-
-
-def decode(ids: Sequence[int]) -> str:
-    """Tokens back to text; END and broken characters are left out."""
-    return bytes(i for i in ids if i != END).decode("utf-8", errors="ignore")
-
-
 def batches(
     messages: Sequence[Message],
     labels: Sequence[str],
     context: int,
     batch_size: int,
     rng: np.random.Generator | None = None,
+    tokenizer: Tokenizer = BYTES,
 ) -> Iterator[tuple[list[int], Batch]]:
     """Batches of messages of like length, so that little is padded, and the numbers of the messages in each.
 
     With `rng` in random order, equal lengths shuffled; without it from short to long.
     """
-    encoded = [encode(m.text, context) for m in messages]
+    encoded = [tokenizer.encode(m.text, context) for m in messages]
     order = np.arange(len(messages)) if rng is None else rng.permutation(len(messages))
     order = order[np.argsort([len(encoded[i]) for i in order], kind="stable")]
     groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     for g in range(len(groups)) if rng is None else rng.permutation(len(groups)):
         chosen = groups[g].tolist()
-        yield chosen, collate([encoded[i] for i in chosen], [labels.index(messages[i].label) for i in chosen])
+        yield chosen, collate([encoded[i] for i in chosen], [labels.index(messages[i].label) for i in chosen], tokenizer.pad)
 
 
-def collate(encoded: Sequence[np.ndarray], classes: Sequence[int]) -> Batch:
+def collate(encoded: Sequence[np.ndarray], classes: Sequence[int], pad: int = END) -> Batch:
     """Token arrays of different lengths as one padded Batch, on the default device."""
-    ids = np.full((len(encoded), max(map(len, encoded))), END)
+    ids = np.full((len(encoded), max(map(len, encoded))), pad)
     for row, tokens in zip(ids, encoded, strict=True):
         row[: len(tokens)] = tokens
     last = [len(tokens) - 1 for tokens in encoded]

@@ -75,7 +75,7 @@ def run(seed: int = 0, out: Path = OUT) -> None:
     screen.say(f"{out / ADAPTER}: {adapter:,} bytes; the model: {base:,} bytes in float16, {2 * base:,} in float32")
     texts = [m.text for m in parts.test]
     expected = predict(model, texts)
-    fresh, _ = load_classifier(out)
+    fresh, *_ = load_classifier(out)
     _check("loaded into a fresh model: same predictions, bit for bit", (predict(fresh, texts) == expected).all())
     weights = [m.linear.weight.data for _, m in lora_modules(fresh)]
     merge(fresh)

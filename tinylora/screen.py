@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 from tinylora import nn
+from tinylora.adapters.report import Change
 from tinylora.metrics import Metrics
 
 console = Console(highlight=False, soft_wrap=True, emoji=False)
@@ -64,6 +65,18 @@ def counts(model: nn.Module) -> None:
     rows = [[name, f"{g.trainable:,}", f"{g.frozen:,}", f"{g.bytes:,}"] for name, g in count.groups.items()]
     rows.append(["all", f"{count.trainable:,}", f"{count.frozen:,}", f"{count.bytes:,}"])
     table(["", "trainable", "frozen", "bytes"], rows)
+
+
+def changes(found: Sequence[Change], values: int = 4) -> None:
+    """ΔW of each layer: its sizes, its norm, how many singular values make up 99 % of it, and the largest of these."""
+    shown = range(min(values, max(len(change.spectrum) for change in found)))
+    columns = ["layer", "in", "out", "rank", "scale", "‖ΔW‖", "99 % in", *(f"σ{i + 1}" for i in shown)]
+    rows = []
+    for c in found:
+        largest = [f"{c.spectrum[i]:.3g}" if i < len(c.spectrum) else "" for i in shown]
+        sizes = [c.layer, c.in_features, c.out_features, len(c.spectrum), f"{c.scale:g}"]
+        rows.append([*sizes, f"{c.norm:.3g}", c.effective_rank, *largest])
+    table(columns, rows)
 
 
 def metrics(found: Metrics) -> None:

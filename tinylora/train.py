@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tinylora.data import Batch, Message, batches, collate, encode
+from tinylora.data import Batch, Message, batches, collate
 from tinylora.functional import cross_entropy, softmax
 from tinylora.metrics import Metrics
 from tinylora.models.gpt import GPTModel
@@ -17,6 +17,7 @@ from tinylora.models.last import features_at
 from tinylora.nn.utils import clip_grad_norm_
 from tinylora.optim import AdamW
 from tinylora.tensor import Tensor, no_grad
+from tinylora.tokenizer import BYTES, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def train(
     labels: Sequence[str],
     config: TrainConfig,
     report: Report = lambda event: None,
+    tokenizer: Tokenizer = BYTES,
 ) -> bool:
     """Fine-tune whatever requires grad in `model`, and keep the state of the epoch that did best on `valid`.
 
@@ -71,7 +73,7 @@ def train(
     try:
         for epoch in range(1, config.epochs + 1):
             model.train()
-            for _, batch in batches(messages, labels, model.cfg["context_length"], config.batch_size, rng):
+            for _, batch in batches(messages, labels, model.cfg["context_length"], config.batch_size, rng, tokenizer):
                 lr = config.lr * warmup_cosine(step, steps, math.ceil(config.warmup * steps))
                 optimizer.param_groups[0]["lr"] = lr
                 scores = class_scores(model, batch)
@@ -85,7 +87,7 @@ def train(
                 step += 1
                 right = (scores.argmax(1) == batch.classes).float().mean().item()
                 report({"epoch": epoch, "step": step, "steps": steps, "loss": loss.item(), "accuracy": right, "lr": lr})
-            metrics = evaluate(model, valid, labels)
+            metrics = evaluate(model, valid, labels, tokenizer)
             rank = (metrics.accuracy, -metrics.loss)
             if rank > best[0]:
                 best = rank, [p.data for p in trained]  # arrays are never overwritten: no copy is needed
@@ -98,23 +100,23 @@ def train(
     return finished
 
 
-def predict(model: GPTModel, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
+def predict(model: GPTModel, texts: Sequence[str], batch_size: int = 64, tokenizer: Tokenizer = BYTES) -> np.ndarray:
     """Class probabilities (texts, classes), as a NumPy array."""
     model.eval()
-    encoded = [encode(text, model.cfg["context_length"]) for text in texts]
+    encoded = [tokenizer.encode(text, model.cfg["context_length"]) for text in texts]
     order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
     out = np.zeros((len(texts), model.out_head.out_features), np.float32)
     with no_grad():
         for i in range(0, len(order), batch_size):
             chosen = order[i : i + batch_size]
-            batch = collate([encoded[j] for j in chosen], [0] * len(chosen))
+            batch = collate([encoded[j] for j in chosen], [0] * len(chosen), tokenizer.pad)
             out[chosen] = softmax(class_scores(model, batch), -1).cpu().numpy()
     return out
 
 
-def evaluate(model: GPTModel, messages: Sequence[Message], labels: Sequence[str]) -> Metrics:
+def evaluate(model: GPTModel, messages: Sequence[Message], labels: Sequence[str], tokenizer: Tokenizer = BYTES) -> Metrics:
     """Accuracy, per-class scores, confusion matrix and mean loss on `messages`."""
-    p = predict(model, [m.text for m in messages])
+    p = predict(model, [m.text for m in messages], tokenizer=tokenizer)
     true = np.array([labels.index(m.label) for m in messages])
     loss = -np.log(np.maximum(p[np.arange(len(true)), true], 1e-30)).mean()
     return Metrics.of(labels, true.tolist(), p.argmax(1).tolist(), float(loss))

@@ -1,0 +1,41 @@
+"""Models by name, from the Hugging Face hub, into its cache. The one place that uses the network."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+FILES = ("config.json", "*.safetensors", "model.safetensors.index.json", "tokenizer.json", "vocab.json", "merges.txt")
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def local(model: str) -> str:
+    """Where the model that a person named is: "nano" and folders stay as they are, a name of the hub becomes a folder.
+
+    What exists as a path, or looks like one (`./x`, `runs/x` beside a folder `runs`), is never asked for.
+    """
+    beside = "/" in model and Path(model).parent.exists()
+    if model == "nano" or Path(model).exists() or beside or not NAME.fullmatch(model):
+        return model
+    return str(fetch(model))
+
+
+def fetch(name: str) -> Path:
+    """The folder of the model `name`, downloaded unless it is in the cache. Raises OSError that says why in one line."""
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise OSError(
+            f"{name}: no such folder, and to fetch a model of that name needs: pip install 'tinylora[hf]'"
+        ) from None
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(FILES)))
+    except huggingface_hub.errors.LocalEntryNotFoundError as error:
+        reason = f"the Hugging Face hub cannot be reached: is there a network? ({_first_line(error)})"
+    except Exception as error:  # of half a dozen libraries
+        reason = f"the Hugging Face hub does not give it ({_first_line(error)})"
+    raise OSError(f"{name}: no such folder, and {reason}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
