@@ -57,5 +57,7 @@ def pytest_terminal_summary(terminalreporter, config):
     if found:
         terminalreporter.section("largest relative difference, CPU against GPU")
         for what in sorted({name for name, _ in found}):
-            cells = [f"{dtype} {found[what, dtype]:.2e}" for dtype in ("float32", "float64") if (what, dtype) in found]
+            cells = [
+                f"{dtype} {found[what, dtype]:.2e}" for dtype in ("float32", "float64", "bfloat16") if (what, dtype) in found
+            ]
             terminalreporter.write_line(f"{what:24} {'   '.join(cells)}")

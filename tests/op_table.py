@@ -323,17 +323,17 @@ _rng = np.random.default_rng(0)
 _x = _rng.standard_normal
 
 
-def _heads(T: int, S: int) -> Call:
-    return Call((_x((2, 3, T, 16)), _x((2, 3, S, 16)), _x((2, 3, S, 16))), {"causal": True, "p": 0.1, "key": 5})
+def _heads(T: int, S: int, p: float = 0.1) -> Call:
+    return Call((_x((2, 3, T, 16)), _x((2, 3, S, 16)), _x((2, 3, S, 16))), {"causal": True, "p": p, "key": 5})
 
 
 LARGE: dict[str, list[Call]] = {
-    "attention": [_heads(150, 150), _heads(1, 40), _heads(300, 300)],
+    "attention": [_heads(150, 150), _heads(1, 40), _heads(300, 300), _heads(300, 300, p=0.0)],
     "cross_entropy": [Call((_x((300, 500)), _rng.integers(0, 500, 300), None), {})],
     "dropout": [Call((_x((130, 257)), 0.1, 7))],
     "embedding": [Call((_x((500, 40)), _rng.integers(0, 500, (20, 70))))],
     "gelu": [Call((4 * _x((130, 257)),))],
-    "layer_norm": [Call((_x((8, 130, 65)), _x(65), _x(65)), {"eps": 1e-5})],
+    "layer_norm": [Call((_x((8, 130, n)), _x(n), _x(n)), {"eps": 1e-5}) for n in (65, 264)],
     "linear": [Call((_x((4, 130, 65)), _x((129, 65)), _x(129)))],
     "log_softmax": [Call((_x((300, 200)),), {"axis": -1})],
     "lora_linear": [Call((_x((4, 130, 65)), _x((129, 65)), _x(129), _x((65, 4)), _x((4, 129)), 8.0))],

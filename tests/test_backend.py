@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -48,6 +49,65 @@ def test_cuda_without_cupy_says_what_installs_it(monkeypatch):
         tinylora.ones(2).to("cuda")
 
 
+def cupy_that(getDeviceCount):
+    """A CuPy that has no more than its question for a card."""
+    runtime = SimpleNamespace(getDeviceCount=getDeviceCount, CUDARuntimeError=CUDAError)
+    return SimpleNamespace(cuda=SimpleNamespace(runtime=runtime))
+
+
+class CUDAError(RuntimeError):
+    def __init__(self, status):
+        super().__init__(f"cudaError {status}")
+        self.status = status
+
+
+PROBLEMS = {
+    100: "there is no NVIDIA GPU",
+    35: "driver is too old for this CuPy",
+    999: "cudaError 999",
+    None: "no NVIDIA GPU",
+}
+
+
+@pytest.mark.parametrize("status, line", PROBLEMS.items())
+def test_cuda_without_a_card_or_with_an_old_driver_says_so_in_one_line(status, line, monkeypatch):
+    def count():
+        if status:
+            raise CUDAError(status)
+        return 0
+
+    monkeypatch.setitem(sys.modules, "cupy", cupy_that(count))
+    with pytest.raises(RuntimeError, match=line) as raised:
+        tinylora.ones(2).to("cuda")
+    assert "\n" not in str(raised.value) and "device 'cpu' can" in str(raised.value)
+
+
+def test_out_of_gpu_memory_says_how_much_was_asked_for_and_what_to_try(monkeypatch):
+    class OutOfMemoryError(MemoryError):
+        pass
+
+    class Pool:
+        def malloc(self, size):
+            if size > 10**9:
+                raise OutOfMemoryError
+            return size
+
+        def free_bytes(self):
+            return 10**9
+
+    memory, runtime = (
+        SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+        SimpleNamespace(memGetInfo=lambda: (2 * 10**9, 80 * 10**9)),
+    )
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=SimpleNamespace(memory=memory, runtime=runtime)))
+    malloc = backend.allocator(Pool())
+    assert malloc(512) == 512
+    with pytest.raises(
+        MemoryError, match=r"asked for 5\.000 GB, and 3\.000 of 80\.0 GB are free\. Try a smaller batch, bfloat16"
+    ):
+        malloc(5 * 10**9)
+
+
 class OnTheGPU:
     """An array of another module, as far as `array_module` looks."""
 
@@ -55,7 +115,7 @@ class OnTheGPU:
 
 
 def test_arrays_of_two_devices_do_not_mix(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", object())
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(ndarray=OnTheGPU))
     with pytest.raises(RuntimeError, match="one device, but found cpu and cuda"):
         backend.array_module(np.zeros(2), OnTheGPU())
     assert backend.array_module(OnTheGPU(), 2.0, None) is sys.modules["cupy"]

@@ -6,9 +6,11 @@ has shapes and dtypes and no numbers. CuPy is imported when somebody first asks 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -22,7 +24,26 @@ float16, float32, float64 = (np.dtype(f"float{bits}") for bits in (16, 32, 64))
 int8, int16, int32, int64 = (np.dtype(f"int{bits}") for bits in (8, 16, 32, 64))
 uint8, bool_ = np.dtype("uint8"), np.dtype("bool")
 
-SUPPORTED = frozenset({float16, float32, float64, int8, int16, int32, int64, uint8, bool_})
+try:
+    from ml_dtypes import bfloat16 as _bfloat16
+
+    bfloat16 = np.dtype(_bfloat16)
+except ImportError:
+    bfloat16 = np.dtype("V2")  # a name for what no array can hold without ml_dtypes
+
+SUPPORTED = frozenset({bfloat16, float16, float32, float64, int8, int16, int32, int64, uint8, bool_})
+
+
+def is_floating(dtype: np.dtype) -> bool:
+    """Is it a floating-point dtype? NumPy counts bfloat16, which is none of its own, among none."""
+    return dtype.kind == "f" or dtype == bfloat16
+
+
+def known(dtype: Any) -> np.dtype:
+    """`dtype` as a NumPy dtype. Raises RuntimeError for bfloat16 where ml_dtypes, which brings it to NumPy, is missing."""
+    if np.dtype(dtype) == np.dtype("V2"):
+        raise RuntimeError("bfloat16 needs ml_dtypes: pip install 'tinylora[cuda13]' (or cuda12)")
+    return np.dtype(dtype)
 
 
 # ------------------------------------------------------------------------------------------- devices
@@ -88,22 +109,66 @@ def cupy() -> ModuleType:
     """CuPy, imported on first use; one clear line where it, its driver or a card is missing."""
     try:
         import cupy as module
-
-        module.cuda.runtime.getDeviceCount()
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise RuntimeError("device 'cuda' needs CuPy: pip install 'tinylora[cuda13]' (or cuda12)") from error
-    except module.cuda.runtime.CUDARuntimeError as error:
-        raise RuntimeError(f"device 'cuda' cannot be used: {error}; run on the CPU with device 'cpu'") from error
+    except ImportError as error:
+        raise RuntimeError(f"device 'cuda' cannot be used: CuPy does not load ({error})") from error
+    if module not in _usable:
+        _need_a_card(module)
+        pool = module.get_default_memory_pool()
+        if getattr(module.cuda.get_allocator(), "__self__", None) is pool:  # else its owner chose another
+            module.cuda.set_allocator(allocator(pool))
+        _usable.append(module)
     return module
+
+
+_usable: list[ModuleType] = []  # CuPy, once a card was found for it
+
+
+def _need_a_card(module: ModuleType) -> None:
+    runtime = module.cuda.runtime
+    try:
+        if runtime.getDeviceCount():
+            return
+        problem = "there is no NVIDIA GPU"
+    except runtime.CUDARuntimeError as error:
+        problem = {
+            35: "the NVIDIA driver is too old for this CuPy: update it, or install tinylora[cuda12] for an older CUDA",
+            100: "there is no NVIDIA GPU",
+        }.get(error.status, str(error))
+    raise RuntimeError(f"device 'cuda' cannot be used: {problem}; device 'cpu' can") from None
+
+
+def allocator(pool: Any) -> Callable[[int], Any]:
+    """The `malloc` of a CuPy memory pool, with an error that says how much was asked for, what is free and what to try."""
+    module = sys.modules["cupy"]
+
+    def malloc(size: int) -> Any:
+        try:
+            return pool.malloc(size)
+        except module.cuda.memory.OutOfMemoryError:
+            free, total = module.cuda.runtime.memGetInfo()
+        free += pool.free_bytes()
+        raise MemoryError(
+            f"out of GPU memory: asked for {size / 1e9:.3f} GB, and {free / 1e9:.3f} of {total / 1e9:.1f} GB are free. Try "
+            "a smaller batch, bfloat16 (model.to(tinylora.bfloat16)), or tinylora.checkpoint (--checkpoint)"
+        )
+
+    return malloc
 
 
 def device_of(array: Array) -> device:
     """The device that holds `array`."""
     if isinstance(array, MetaArray):
         return device("meta")
-    if not isinstance(array, np.ndarray | np.generic) and not hasattr(array, "__cuda_array_interface__"):
+    if not isinstance(array, np.ndarray | np.generic) and not is_cupy(array):
         raise TypeError(f"expected an array, got {type(array).__name__}; the array of a tensor is its .data")
     return device("cpu" if isinstance(array, np.ndarray | np.generic) else "cuda")
+
+
+def is_cupy(x: Any) -> bool:
+    """Is it a CuPy array? Without CuPy there is none."""
+    return (module := sys.modules.get("cupy")) is not None and isinstance(x, module.ndarray)
 
 
 def array_module(*arrays: Array) -> ModuleType:
@@ -115,7 +180,7 @@ def array_module(*arrays: Array) -> ModuleType:
     for array in arrays:
         if isinstance(array, np.ndarray | np.generic):
             module: ModuleType = np
-        elif hasattr(array, "__cuda_array_interface__"):
+        elif is_cupy(array):
             module = sys.modules["cupy"]
         else:
             continue
@@ -123,6 +188,12 @@ def array_module(*arrays: Array) -> ModuleType:
             raise RuntimeError("expected all tensors on one device, but found cpu and cuda: move one with .to(...)")
         found = module
     return found or np
+
+
+def readable(array: Array) -> bool:
+    """May its numbers be looked at? Not while a CUDA graph is captured: they are not there yet."""
+    module = array_module(array)
+    return module is np or not module.cuda.get_current_stream().is_capturing()
 
 
 def to_device(array: Array, where: str | device) -> Array:
@@ -179,24 +250,43 @@ def random_integers(low: int, high: int, shape: tuple[int, ...], where: str | de
     return to_device(_random.weights.integers(low, high, shape), there)
 
 
-def next_key() -> int:
-    """A fresh 64-bit key for one dropout mask, from the seed."""
-    return int(_random.dropout.integers(2**63))
+def next_key() -> Any:
+    """A fresh 64-bit key for one dropout mask: from the seed, or from the source that `keys_from` put in its place."""
+    if not _sources:
+        return int(_random.dropout.integers(2**63))
+    source = _sources.pop()  # a source that asks for a key itself gets one from the source around it
+    try:
+        return source()
+    finally:
+        _sources.append(source)
 
 
-def random_bits(xp: ModuleType, shape: tuple[int, ...], key: int) -> Array:
+_sources: list[Callable[[], Any]] = []
+
+
+@contextlib.contextmanager
+def keys_from(source: Callable[[], Any]) -> Iterator[None]:
+    """Inside this block dropout's keys are what `source()` returns: keys noted before, or places on the GPU."""
+    _sources.append(source)
+    try:
+        yield
+    finally:
+        _sources.pop()
+
+
+def random_bits(xp: ModuleType, shape: tuple[int, ...], key: Any) -> Array:
     """64 random bits per element, a pure function of `key` and position, equal on every device."""
     return mix(xp.arange(math.prod(shape), dtype=np.uint64), key).reshape(shape)
 
 
-def mix(positions: Array, key: int) -> Array:
+def mix(positions: Array, key: Any) -> Array:
     """The random bits of `key` at the given uint64 positions, so that any part of a mask can be drawn by itself.
 
     SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014):
     z = mix(key + (i + 1) · golden) for position i.
     """
     z = (positions + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    z += np.uint64(key)
+    z += key if hasattr(key, "dtype") else np.uint64(key)
     z ^= z >> np.uint64(30)
     z *= np.uint64(0xBF58476D1CE4E5B9)
     z ^= z >> np.uint64(27)

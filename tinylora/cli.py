@@ -24,6 +24,7 @@ from tinylora.folders import is_hugging_face, load_model, read_config, set_class
 from tinylora.generate import generate, pieces
 from tinylora.models.gpt import PRESETS, GPTModel
 from tinylora.models.options import configure
+from tinylora.recompute import checkpoint_modules
 from tinylora.sampling import Sampling
 from tinylora.tokenizer import load_tokenizer
 from tinylora.train import TrainConfig, evaluate, predict, train
@@ -57,11 +58,13 @@ def finetune(args: argparse.Namespace) -> None:
     set_classes(model, len(labels), bias=not is_hugging_face(name))
     lora = LoRAConfig(args.rank, args.alpha, train=("out_head",), scaling="alpha/r")
     apply_lora(model, lora)
+    if args.checkpoint:
+        checkpoint_modules(model.trf_blocks)
     sizes = [len(part) for part in parts]
     screen.say(f"{sum(sizes):,} different messages of {len(messages):,}, in {len(labels)} classes: {', '.join(labels)}")
     screen.say(f"{sizes[0]:,} to train on, {sizes[1]:,} to validate, {sizes[2]:,} to test")
     screen.counts(model)
-    config = TrainConfig(args.epochs, args.lr, args.batch_size, args.seed)
+    config = TrainConfig(args.epochs, args.lr, args.batch_size, args.seed, graph=args.graph)
     history: list[dict[str, Any]] = []
     with screen.training(history) as report:
         finished = train(model, parts.train, parts.valid, labels, config, report, tokenizer)
@@ -189,6 +192,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--epochs", type=positive, default=TrainConfig.epochs)
     sub.add_argument("--batch-size", type=positive, default=TrainConfig.batch_size)
     sub.add_argument("--seed", type=whole, default=TrainConfig.seed)
+    sub.add_argument("--checkpoint", action="store_true", help="less memory, more time: compute activations again")
+    sub.add_argument("--no-graph", dest="graph", action="store_false", help="on a GPU, no CUDA graphs")
     sub.add_argument("--out", type=Path, help="a new folder; default runs/NAME-OF-DATA")
 
     sub = command("predict", predict_texts, help="where the base model is now, if it moved")

@@ -65,10 +65,10 @@ def arange(start: float, end: float | None = None, step: float = 1, *, dtype: An
     if step == 0 or (end - start) * step < 0:
         raise RuntimeError(f"arange: steps of {step} do not lead from {start} to {end}")
     whole = all(isinstance(n, int | np.integer) for n in (start, end, step))
-    array = np.arange(math.ceil((end - start) / step)) * step + start
-    return Tensor(
-        backend.to_device(array.astype(dtype or (int64 if whole else float32)), device or backend.default_device())
-    )
+    where = backend.device(device or backend.default_device())
+    xp = backend.cupy() if where == "cuda" else np
+    array = xp.arange(math.ceil((end - start) / step)) * step + start
+    return Tensor(backend.to_device(array.astype(dtype or (int64 if whole else float32)), where))
 
 
 def _like(name: str, create: Callable[..., Tensor]) -> Callable[..., Tensor]:

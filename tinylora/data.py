@@ -164,10 +164,12 @@ def batches(
     batch_size: int,
     rng: np.random.Generator | None = None,
     tokenizer: Tokenizer = BYTES,
+    multiple: int = 1,
 ) -> Iterator[tuple[list[int], Batch]]:
     """Batches of messages of like length, so that little is padded, and the numbers of the messages in each.
 
-    With `rng` in random order, equal lengths shuffled; without it from short to long.
+    With `rng` in random order, equal lengths shuffled; without it from short to long. Lengths are padded to a `multiple`,
+    if that is not more than the context.
     """
     encoded = [tokenizer.encode(m.text, context) for m in messages]
     order = np.arange(len(messages)) if rng is None else rng.permutation(len(messages))
@@ -175,12 +177,15 @@ def batches(
     groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     for g in range(len(groups)) if rng is None else rng.permutation(len(groups)):
         chosen = groups[g].tolist()
-        yield chosen, collate([encoded[i] for i in chosen], [labels.index(messages[i].label) for i in chosen], tokenizer.pad)
+        longest = max(len(encoded[i]) for i in chosen)
+        length = max(longest, min(-(-longest // multiple) * multiple, context))
+        classes = [labels.index(messages[i].label) for i in chosen]
+        yield chosen, collate([encoded[i] for i in chosen], classes, tokenizer.pad, length)
 
 
-def collate(encoded: Sequence[np.ndarray], classes: Sequence[int], pad: int = END) -> Batch:
-    """Token arrays of different lengths as one padded Batch, on the default device."""
-    ids = np.full((len(encoded), max(map(len, encoded))), pad)
+def collate(encoded: Sequence[np.ndarray], classes: Sequence[int], pad: int = END, length: int = 0) -> Batch:
+    """Token arrays of different lengths as one Batch padded to the longest, or to `length`, on the default device."""
+    ids = np.full((len(encoded), max(length, *map(len, encoded))), pad)
     for row, tokens in zip(ids, encoded, strict=True):
         row[: len(tokens)] = tokens
     last = [len(tokens) - 1 for tokens in encoded]

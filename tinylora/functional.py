@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from tinylora import ops
-from tinylora.backend import next_key
+from tinylora.backend import bfloat16, float32, is_floating, next_key, readable
 from tinylora.einsum import einsum as einsum
 from tinylora.op import Op
-from tinylora.promote import operand, promote, tensor
+from tinylora.promote import follow, operand, promote, tensor
 from tinylora.tensor import Tensor, record
 
 Dim = int | Sequence[int] | None
@@ -135,7 +135,7 @@ def sum(input: Tensor, dim: Dim = None, keepdim: bool = False, dtype: Any = None
 
 
 def _need_float(name: str, input: Tensor) -> None:
-    if input.dtype.kind != "f":
+    if not is_floating(input.dtype):
         raise RuntimeError(f"{name}: expected a floating-point tensor, got {input.dtype}; use .float() first")
 
 
@@ -217,7 +217,7 @@ def softmax(input: Tensor, dim: int = -1, dtype: Any = None) -> Tensor:
     """eˣ / Σ eˣ along `dim`."""
     input = input if dtype is None else input.to(dtype)
     _need_float("softmax", input)
-    return record(ops.softmax, input, axis=axes_of(dim, input.data.ndim))
+    return record(ops.softmax, _wide(input), axis=axes_of(dim, input.data.ndim)).to(input.dtype)
 
 
 @numpy_names
@@ -225,7 +225,12 @@ def log_softmax(input: Tensor, dim: int = -1, dtype: Any = None) -> Tensor:
     """log(softmax), without the overflow."""
     input = input if dtype is None else input.to(dtype)
     _need_float("log_softmax", input)
-    return record(ops.log_softmax, input, axis=axes_of(dim, input.data.ndim))
+    return record(ops.log_softmax, _wide(input), axis=axes_of(dim, input.data.ndim)).to(input.dtype)
+
+
+def _wide(input: Tensor) -> Tensor:
+    """bfloat16 as float32, for sums of exponentials."""
+    return input.to(float32) if input.dtype == bfloat16 else input
 
 
 def matmul(input: Any, other: Any) -> Tensor:
@@ -244,13 +249,13 @@ def matmul(input: Any, other: Any) -> Tensor:
 # ------------------------------------------------------------------------------------ network functions
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """input Wᵀ + bias: (.., in) -> (.., out) with W (out, in)."""
-    _check_linear(input, weight, bias)
+    input, bias = _check_linear(input, weight, bias)
     return record(ops.linear, input, weight, bias)
 
 
 def lora_linear(input: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scale: float = 1.0) -> Tensor:
     """input Wᵀ + bias + scale · (input A) B in one op, with A (in, r) and B (r, out)."""
-    _check_linear(input, weight, bias)
+    input, bias = _check_linear(input, weight, bias)
     if A.shape != (weight.shape[1], B.shape[0]) or B.shape[1] != weight.shape[0]:
         raise RuntimeError(f"lora_linear: A {A.shape} and B {B.shape} do not fit a weight of shape {weight.shape}")
     return record(ops.lora_linear, input, weight, bias, A, B, float(scale))
@@ -265,12 +270,15 @@ def _one_dtype(name: str, *tensors: Tensor | None) -> None:
             raise RuntimeError(f"{name}: expected one dtype, got {given[0].dtype} and {x.dtype}")
 
 
-def _check_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+def _check_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
+    """Input and bias, in the dtype of the weight where `follow` allows it."""
     if input.data.ndim == 0 or input.shape[-1] != weight.shape[-1]:
         raise RuntimeError(f"linear: input of shape {input.shape} does not fit a weight of shape {weight.shape}")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise RuntimeError(f"linear: bias of shape {bias.shape} does not fit a weight of shape {weight.shape}")
+    input, bias = follow(weight, input, bias)
     _one_dtype("linear", input, weight, bias)
+    return input, bias
 
 
 def layer_norm(
@@ -282,6 +290,7 @@ def layer_norm(
         raise RuntimeError(f"layer_norm: an input of shape {input.shape} does not end in {shape}")
     if any(p is not None and p.shape != shape for p in (weight, bias)):
         raise RuntimeError(f"layer_norm: weight and bias need the shape {shape}")
+    input, bias = (input, bias) if weight is None else follow(weight, input, bias)
     _one_dtype("layer_norm", input, weight, bias)
     size = math.prod(shape)
     flat = record(ops.reshape, input, shape=(*input.shape[: -len(shape)], size))
@@ -296,7 +305,7 @@ def embedding(input: Tensor, weight: Tensor) -> Tensor:
     ids = input.data
     if ids.dtype.kind not in "iu":
         raise RuntimeError(f"embedding: ids must be integers, and these are {ids.dtype}")
-    if ids.size and not (ids.min() >= 0 and ids.max() < weight.shape[0]):
+    if ids.size and readable(ids) and not (ids.min() >= 0 and ids.max() < weight.shape[0]):
         raise IndexError(f"embedding: ids {ids.min()}..{ids.max()} outside the vocabulary 0..{weight.shape[0] - 1}")
     return record(ops.embedding, weight, ids)
 
@@ -349,6 +358,7 @@ def cross_entropy(
     if target.dtype.kind not in "iu":
         raise RuntimeError(f"cross_entropy: targets must be integers (class numbers), and these are {target.dtype}")
     _need_float("cross_entropy", input)
+    input = _wide(input)
     if weight is not None and weight.shape != input.shape[:2][-1:]:
         raise RuntimeError(f"cross_entropy: weight of shape {weight.shape} does not fit logits of shape {input.shape}")
     if input.data.ndim == 1:
@@ -359,7 +369,7 @@ def cross_entropy(
     classes = input.shape[1]
     logits = input.permute(0, *range(2, input.data.ndim), 1).reshape(target.data.size, classes)
     flat = target.data.reshape(-1)
-    wrong = flat[((flat < 0) | (flat >= classes)) & (flat != ignore_index)]
+    wrong = flat[((flat < 0) | (flat >= classes)) & (flat != ignore_index)] if readable(flat) else flat[:0]
     if wrong.size:
         raise IndexError(f"cross_entropy: target {int(wrong[0])} is not one of the {classes} classes 0..{classes - 1}")
     w = None if weight is None else weight.data

@@ -10,7 +10,7 @@ import numpy as np
 
 from tinylora import creation, indexing, ops, shaping
 from tinylora import functional as F
-from tinylora.backend import array_module, is_device, to_device
+from tinylora.backend import array_module, is_device, is_floating, known, to_device
 from tinylora.promote import operand, promote
 from tinylora.tensor import Tensor, grad_enabled, no_grad, record
 
@@ -119,7 +119,7 @@ def size(self: Tensor, dim: int | None = None) -> Any:
 METHODS["dim"] = lambda self: self.data.ndim
 METHODS["numel"] = lambda self: self.data.size
 METHODS["element_size"] = lambda self: self.data.itemsize
-METHODS["is_floating_point"] = lambda self: self.dtype.kind == "f"
+METHODS["is_floating_point"] = lambda self: is_floating(self.dtype)
 METHODS["is_contiguous"] = lambda self: bool(self.data.flags.c_contiguous)
 
 
@@ -134,8 +134,8 @@ def to(self: Tensor, *where: Any, dtype: Any = None, device: Any = None) -> Tens
             device = w
         else:
             dtype = w
-    if dtype is not None and np.dtype(dtype) != self.dtype:
-        self = record(ops.cast, self, dtype=np.dtype(dtype))
+    if dtype is not None and known(dtype) != self.dtype:
+        self = record(ops.cast, self, dtype=known(dtype))
     if device is not None and self.device != device:
         self = record(ops.move, self, device=str(device))
     return self
@@ -189,7 +189,7 @@ def _same(old: Tensor, new: Tensor) -> Tensor:
     """What an in-place operator may store: the shape of the tensor, and its dtype."""
     if new.shape != old.shape:
         raise RuntimeError(f"in place, a tensor of shape {old.shape} cannot become {new.shape}")
-    if new.dtype.kind == "f" and old.dtype.kind != "f":
+    if is_floating(new.dtype) and not is_floating(old.dtype):
         raise RuntimeError(f"in place, a tensor of {old.dtype} cannot become {new.dtype}")
     return to(new, old.dtype)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tinylora.backend import Array, array_module, to_device
+from tinylora.kernels.cuda import many
 from tinylora.tensor import Tensor
 
 
@@ -45,26 +46,29 @@ class Optimizer:
         """The new value of a weight w with gradient g. `state` belongs to this weight alone."""
         raise NotImplementedError
 
-    def _parameters(self) -> list[Tensor]:
+    def parameters(self) -> list[Tensor]:
+        """Of all groups, in order."""
         return [p for group in self.param_groups for p in group["params"]]
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to go on as if nothing had happened: plain numbers and CPU arrays."""
         host = [
             {k: v if isinstance(v, int | float) else to_device(v, "cpu") for k, v in self.state.get(id(p), {}).items()}
-            for p in self._parameters()
+            for p in self.parameters()
         ]
         options = [{k: v for k, v in group.items() if k != "params"} for group in self.param_groups]
         return {"state": host, "param_groups": options}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Take over a saved state; the parameters must be those of the optimizer that saved it, in the same order."""
-        parameters = self._parameters()
+        parameters = self.parameters()
         if len(saved["state"]) != len(parameters) or len(saved["param_groups"]) != len(self.param_groups):
             raise ValueError(f"the saved optimizer had {len(saved['state'])} parameters, this one has {len(parameters)}")
         for p, old in zip(parameters, saved["state"], strict=True):
             here = {k: v if isinstance(v, int | float) else to_device(v.copy(), p.device) for k, v in old.items()}
-            self.state[id(p)] = here
+            state = self.state.setdefault(id(p), {})  # the same dict: a captured step counts in it
+            state.clear()
+            state.update(here)
         for group, options in zip(self.param_groups, saved["param_groups"], strict=True):
             group.update(options)
 
@@ -106,6 +110,18 @@ class Adam(Optimizer):
     ) -> None:
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
+    decay_apart = False  # of the gradient
+
+    def step(self) -> None:
+        """Move every parameter that has a gradient: in one launch where they are float32 on a GPU, else one by one."""
+        moved = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        rows = [(p.data, p.grad.data, self.state.setdefault(id(p), {}), group) for p, group in moved]
+        new = many.adam(rows, self.decay_apart)
+        if new is None:
+            super().step()
+        for (p, _), w in zip(moved, new or (), strict=new is not None):
+            p.data = w
+
     def update(self, w: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> Array:
         g = g + group["weight_decay"] * w if group["weight_decay"] else g
         return w - self.adam_step(g, state, group)
@@ -125,6 +141,8 @@ class AdamW(Adam):
 
     Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2.
     """
+
+    decay_apart = True
 
     def __init__(
         self,

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from tinylora import ops
-from tinylora.backend import SUPPORTED, default_device, float32, int64, to_device
+from tinylora.backend import SUPPORTED, bfloat16, default_device, float32, int64, is_floating, to_device
 from tinylora.tensor import Tensor, record
 
-KINDS = {"b": 0, "u": 1, "i": 1, "f": 2}
+KINDS = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2}  # NumPy knows bfloat16 as "V"
 SCALARS = {bool: np.dtype("bool"), int: int64, float: float32}  # what a Python number is when it decides
 
 
@@ -95,7 +95,7 @@ def promote(*operands: Any, floating: bool = False) -> list[Any]:
     """
     found = [operand(x) for x in operands]
     dtype = result_type(*found)
-    if floating and dtype.kind != "f":
+    if floating and not is_floating(dtype):
         dtype = float32
     devices = {str(x.device) for x in found if isinstance(x, Tensor)}
     return [_fit(x, dtype, len(devices) > 1) for x in found]
@@ -103,7 +103,18 @@ def promote(*operands: Any, floating: bool = False) -> list[Any]:
 
 def _fit(x: Any, dtype: np.dtype, mixed: bool) -> Any:
     if not isinstance(x, Tensor):
-        return {"f": float, "b": bool}.get(dtype.kind, int)(x)
+        return {"f": float, "V": float, "b": bool}.get(dtype.kind, int)(x)
     if mixed and x.data.ndim == 0 and x.node is None and x.device == "cpu":
         return x.data.item()  # a 0-d CPU tensor is a number, and may stand next to any device
     return x if x.dtype == dtype else record(ops.cast, x, dtype=dtype)
+
+
+def follow(weight: Tensor, *operands: Any) -> list[Any]:
+    """The operands of a product or a norm in the dtype of its `weight`, where one is float32 and the other bfloat16.
+
+    This is the whole rule for models of mixed precision: frozen weights are bfloat16 and so is what they compute; a
+    weight that is trained, in float32, lifts what comes in to float32.
+    """
+    dtype = weight.dtype
+    mixed = [x is not None and {x.dtype, dtype} == {float32, bfloat16} for x in operands]
+    return [record(ops.cast, x, dtype=dtype) if differs else x for x, differs in zip(operands, mixed, strict=True)]

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinylora.backend import Array, device, device_of, full
+from tinylora.backend import Array, device, device_of, full, is_floating
 from tinylora.op import Op
+from tinylora.ops.elementwise import add
 
 Vjp = Callable[[Array], Array]
 
@@ -65,7 +66,7 @@ class Tensor:
     def requires_grad(self, wanted: bool) -> None:
         if not self.is_leaf:
             raise RuntimeError("requires_grad can be changed on leaf tensors only; use .detach() to cut the graph here")
-        if wanted and self.data.dtype.kind != "f":
+        if wanted and not is_floating(self.data.dtype):
             raise RuntimeError(f"only floating-point tensors can require gradients, and this one is {self.data.dtype}")
         if wanted != self.requires_grad:
             self.node = Node(self.data.shape, (), leaf=self) if wanted else None
@@ -148,7 +149,7 @@ def _walk(root: Node, gradient: Array, retain_graph: bool) -> None:
             continue
         for below, vjp in node.edges or ():
             d = sum_to(vjp(g), below.shape)
-            gradients[below] = gradients[below] + d if below in gradients else d
+            gradients[below] = add(gradients[below], d)[0] if below in gradients else d
         if not retain_graph:
             node.edges = None  # frees what the vjps kept, so memory falls during the walk
 

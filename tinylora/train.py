@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tinylora.cuda import can_capture, capture
 from tinylora.data import Batch, Message, batches, collate
 from tinylora.functional import cross_entropy, softmax
 from tinylora.metrics import Metrics
@@ -22,7 +23,11 @@ from tinylora.tokenizer import BYTES, Tokenizer
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """lr is the peak learning rate, reached after `warmup` (a share of all steps); `clip` limits the gradient's norm."""
+    """lr is the peak learning rate, reached after `warmup` (a share of all steps); `clip` limits the gradient's norm.
+
+    With `graph`, a step on a GPU is captured once for each shape of batch (`tinylora.cuda.capture`) and launched as a whole;
+    batches are then padded to one of a few lengths, so that shapes repeat.
+    """
 
     epochs: int = 2
     lr: float = 1e-3
@@ -31,8 +36,10 @@ class TrainConfig:
     warmup: float = 0.1
     clip: float = 1.0
     weight_decay: float = 0.01
+    graph: bool = True  # on a GPU, steps as CUDA graphs
 
 
+LENGTHS = 32  # batches for captured steps are padded to a multiple of this
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -60,6 +67,7 @@ def train(
     """Fine-tune whatever requires grad in `model`, and keep the state of the epoch that did best on `valid`.
 
     Best is the highest accuracy, and the lowest loss among equals.
+    Whatever ends training, an error too, the best state so far is in the model then.
     `report` gets a dict after every step (epoch, step, steps, loss, accuracy, lr) and every epoch (epoch, valid). Ctrl-C
     ends training early and keeps the best state so far: returns False then. Raises FloatingPointError if the loss is NaN.
     """
@@ -67,36 +75,46 @@ def train(
     optimizer = AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
     rng = np.random.default_rng(config.seed)
     steps = config.epochs * math.ceil(len(messages) / config.batch_size)
-    best = ((-1.0, 0.0), [p.data for p in trained])
+    best = ((-1.0, 0.0), [p.data.copy() for p in trained])  # a captured step overwrites the arrays
+
+    def move(ids: Tensor, last: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One step: the loss, the gradient's norm, and the share of right answers."""
+        scores = class_scores(model, Batch(ids, last, classes))
+        loss = cross_entropy(scores, classes)
+        optimizer.zero_grad()
+        loss.backward()
+        norm = clip_grad_norm_(trained, config.clip)
+        with np.errstate(all="ignore"):  # after a loss that is not finite, of which the caller hears
+            optimizer.step()
+        return loss, norm, (scores.argmax(1) == classes).float().mean()
+
+    captured = config.graph and can_capture(trained[0].device)
+    run = capture(move, optimizer) if captured else move
+    context, multiple = model.cfg["context_length"], LENGTHS if captured else 1
     step = 0
     finished = True
     try:
         for epoch in range(1, config.epochs + 1):
             model.train()
-            for _, batch in batches(messages, labels, model.cfg["context_length"], config.batch_size, rng, tokenizer):
+            for _, batch in batches(messages, labels, context, config.batch_size, rng, tokenizer, multiple):
                 lr = config.lr * warmup_cosine(step, steps, math.ceil(config.warmup * steps))
                 optimizer.param_groups[0]["lr"] = lr
-                scores = class_scores(model, batch)
-                loss = cross_entropy(scores, batch.classes)
-                optimizer.zero_grad()
-                loss.backward()
-                norm = clip_grad_norm_(trained, config.clip)
-                if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
-                    raise FloatingPointError(f"the loss became NaN or infinite at step {step + 1}: try a lower lr")
-                optimizer.step()
+                loss, norm, right = (x.item() for x in run(*batch))
                 step += 1
-                right = (scores.argmax(1) == batch.classes).float().mean().item()
-                report({"epoch": epoch, "step": step, "steps": steps, "loss": loss.item(), "accuracy": right, "lr": lr})
+                if not math.isfinite(loss) or not math.isfinite(norm):
+                    raise FloatingPointError(f"the loss became NaN or infinite at step {step}: try a lower lr")
+                report({"epoch": epoch, "step": step, "steps": steps, "loss": loss, "accuracy": right, "lr": lr})
             metrics = evaluate(model, valid, labels, tokenizer)
             rank = (metrics.accuracy, -metrics.loss)
             if rank > best[0]:
-                best = rank, [p.data for p in trained]  # arrays are never overwritten: no copy is needed
+                best = rank, [p.data.copy() for p in trained]
             report({"epoch": epoch, "valid": metrics})
     except KeyboardInterrupt:
         finished = False
-    for p, array in zip(trained, best[1], strict=True):
-        p.data = array
-    model.eval()
+    finally:
+        for p, array in zip(trained, best[1], strict=True):
+            p.data = array
+        model.eval()
     return finished
 
 

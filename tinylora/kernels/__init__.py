@@ -2,3 +2,4 @@
 
 from tinylora.kernels import attention as attention
 from tinylora.kernels import cpu as cpu
+from tinylora.kernels import cuda as cuda

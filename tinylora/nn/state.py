@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinylora.backend import is_device, to_device
+from tinylora.backend import bfloat16, is_device, is_floating, known, to_device
 from tinylora.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -48,16 +48,20 @@ def load_state_dict(module: Module, state: dict[str, Any], strict: bool) -> tupl
 
 
 def move(module: Module, where: tuple[Any, ...], dtype: Any, device: Any) -> None:
-    """Put every parameter and buffer on a device, the floating-point ones into a dtype, or both."""
+    """Put every parameter and buffer on a device, the floating-point ones into a dtype, or both.
+
+    bfloat16 is for what is frozen. A step of training is smaller than its 8 bits can tell apart, so parameters that
+    require grad stay as they are.
+    """
     for w in where:
         device, dtype = (w, dtype) if is_device(w) else (device, w)
-    if dtype is not None and np.dtype(dtype).kind != "f":
+    if dtype is not None and not is_floating(known(dtype)):
         raise TypeError(f"a module can be cast to a floating-point dtype only, not to {np.dtype(dtype)}")
     for tensor in (*module.parameters(), *module.buffers()):
         for t in [tensor] if tensor.grad is None else [tensor, tensor.grad]:
             if device is not None:
                 t.data = to_device(t.data, device)
-            if dtype is not None and t.dtype.kind == "f":
+            if dtype is not None and is_floating(t.dtype) and not (dtype == bfloat16 and tensor.requires_grad):
                 t.data = t.data.astype(np.dtype(dtype), copy=False)
 
 

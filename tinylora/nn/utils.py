@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tinylora.backend import array_module
+from tinylora.kernels.cuda import many
 from tinylora.tensor import Tensor
 
 
@@ -17,9 +18,12 @@ def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float) -> T
     grads = [p.grad for p in found if p.grad is not None]
     if not grads:
         return Tensor(array_module().zeros((), "float32"))
-    xp = array_module(grads[0].data)
-    norm = xp.sqrt(sum((g.data * g.data).sum() for g in grads))
+    arrays = [g.data for g in grads]
+    xp = array_module(arrays[0])
+    norm = many.norm(arrays)
+    norm = xp.sqrt(sum((g * g).sum() for g in arrays)) if norm is None else norm
     factor = xp.minimum(max_norm / (norm + 1e-6), 1.0)
-    for g in grads:
-        g.data = g.data * factor.astype(g.dtype)
+    new = many.scaled(arrays, factor) or [g * factor.astype(g.dtype) for g in arrays]
+    for g, array in zip(grads, new, strict=True):
+        g.data = array
     return Tensor(norm)

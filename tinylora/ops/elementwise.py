@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tinylora.backend import device_of, to_device
+from tinylora.backend import device_of, is_floating, to_device
 from tinylora.op import op
 
 TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
@@ -214,7 +214,7 @@ def clamp(xp, x, low, high):
 def cast(xp, x, dtype):
     """y = x as `dtype`;  the gradient is cast back, and integers have none."""
     own = x.dtype
-    d_x = (lambda g: g.astype(own)) if np.dtype(dtype).kind == "f" else None
+    d_x = (lambda g: g.astype(own)) if is_floating(np.dtype(dtype)) else None
     return x.astype(dtype), (d_x,)
 
 

@@ -1,0 +1,289 @@
+"""Training on a GPU: bfloat16, captured steps, products, attention, and what happens when memory runs out."""
+
+import numpy as np
+import pytest
+
+import tinylora
+from tinylora import functional as F
+from tinylora import nn, optim
+from tinylora.backend import bfloat16
+from tinylora.kernels.cuda import blocks, many
+from tinylora.kernels.cuda import gemm as products
+from tinylora.kernels.cuda.compile import extra
+from tinylora.lora import freeze, replace_linear_with_lora
+from tinylora.models.gpt import GPTModel
+from tinylora.recompute import checkpoint_modules
+
+cupy = pytest.importorskip("cupy", reason="these tests need CuPy: pip install 'tinylora[cuda13]'")
+try:
+    GPUS = cupy.cuda.runtime.getDeviceCount()
+except cupy.cuda.runtime.CUDARuntimeError:
+    GPUS = 0
+pytestmark = pytest.mark.skipif(not GPUS, reason="these tests need an NVIDIA GPU")
+needs_nvmath = pytest.mark.skipif(extra("nvmath.bindings.cublas") is None, reason="needs nvmath-python")
+needs_cudnn = pytest.mark.skipif(extra("cudnn") is None, reason="needs nvidia-cudnn-frontend")
+
+CFG = {
+    "vocab_size": 61,
+    "context_length": 32,
+    "emb_dim": 64,
+    "n_heads": 4,
+    "n_layers": 2,
+    "drop_rate": 0.1,
+    "qkv_bias": True,
+}
+
+
+def gpt(dtype=None, **changes):
+    """On the GPU, with LoRA on everything and a head for two classes that is trained whole."""
+    tinylora.manual_seed(0)
+    model = GPTModel({**CFG, **changes})
+    freeze(model)
+    replace_linear_with_lora(model, rank=4, alpha=7)
+    model.out_head = nn.Linear(CFG["emb_dim"], 2)
+    rng = np.random.default_rng(0)
+    for name, p in model.named_parameters():
+        p.data = (rng.standard_normal(p.shape) * (0.3 if "lora" in name else 0.1)).astype("float32")
+    return model.to("cuda", *([dtype] if dtype else []))
+
+
+def data(seed, length=16):
+    rng = np.random.default_rng(seed)
+    arrays = rng.integers(0, 61, (4, length)), rng.integers(0, 2, 4)
+    return [tinylora.tensor(a, device="cuda") for a in arrays]
+
+
+def stepper(model, lr=3e-3, clip=1.0):
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = optim.AdamW(trained, lr=lr)
+
+    def step(ids, classes):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(ids)[:, -1], classes)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(trained, clip)
+        optimizer.step()
+        return loss, norm
+
+    return step, optimizer
+
+
+def train(model, captured, steps=12, lengths=(16,)):
+    step, optimizer = stepper(model)
+    run = tinylora.cuda.capture(step, optimizer) if captured else step
+    tinylora.manual_seed(5)
+    found = []
+    for i in range(steps):
+        optimizer.param_groups[0]["lr"] = 3e-3 * (1 + i % 3)
+        found.append([x.item() for x in run(*data(i, lengths[i % len(lengths)]))])
+    return np.array(found), {n: p.data.get() for n, p in model.named_parameters() if p.requires_grad}
+
+
+def apart(a, b):
+    a, b = (x.get() if isinstance(x, cupy.ndarray) else x for x in (a, b))
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30)
+
+
+# ------------------------------------------------------------------------------------------- graphs
+@needs_nvmath
+@pytest.mark.parametrize("dtype", [None, bfloat16])
+@pytest.mark.parametrize("lengths", [(16,), (16, 24)])
+def test_a_captured_step_gives_the_numbers_of_the_step(dtype, lengths):
+    """Dropout, clipping, a learning rate that changes, and batches of two lengths."""
+    (expected, weights), (found, moved) = train(gpt(dtype), False, 12, lengths), train(gpt(dtype), True, 12, lengths)
+    assert apart(found, expected) <= 1e-6
+    assert max(apart(moved[n], w) for n, w in weights.items()) <= 1e-5
+    assert len({round(x, 6) for x in found[:, 0]}) == len(found)
+
+
+@needs_nvmath
+def test_a_captured_step_may_recompute():
+    light = gpt()
+    checkpoint_modules(light.trf_blocks)
+    assert apart(train(light, True)[0], train(gpt(), False)[0]) <= 1e-5
+
+
+@needs_nvmath
+def test_a_captured_step_reads_weights_and_state_that_were_put_in_its_way():
+    model = gpt(drop_rate=0.0)
+    step, optimizer = stepper(model)
+    run = tinylora.cuda.capture(step, optimizer)
+    for i in range(4):
+        run(*data(i))
+    saved = [p.data.copy() for p in optimizer.parameters()], optimizer.state_dict()
+    expected = [run(*data(i))[0].item() for i in range(4, 8)]
+    for p, array in zip(optimizer.parameters(), saved[0], strict=True):
+        p.data = array
+    optimizer.load_state_dict(saved[1])
+    assert [run(*data(i))[0].item() for i in range(4, 8)] == expected
+
+
+@needs_nvmath
+def test_a_step_that_looks_at_its_numbers_cannot_be_captured():
+    model = gpt()
+    step, optimizer = stepper(model)
+
+    def looking(ids, classes):
+        loss, _ = step(ids, classes)
+        return tinylora.tensor(loss.item())
+
+    run = tinylora.cuda.capture(looking, optimizer)
+    run(*data(0))
+    with pytest.raises(RuntimeError, match=r"\.item\(\)"):
+        run(*data(1))
+    assert step(*data(2))[0].item() > 0  # the GPU goes on
+
+
+def test_a_step_with_sgd_cannot_be_captured():
+    with pytest.raises(RuntimeError, match="SGD cannot be captured"):
+        tinylora.cuda.capture(lambda: None, optim.SGD([tinylora.ones(2, requires_grad=True)]))
+
+
+# ----------------------------------------------------------------------------------------- bfloat16
+def test_frozen_weights_and_activations_are_bfloat16_and_what_is_trained_is_float32():
+    model = gpt(bfloat16)
+    for name, p in model.named_parameters():
+        assert p.dtype == (np.float32 if p.requires_grad else bfloat16), name
+    ids, classes = data(0)
+    assert model.features(ids).dtype == bfloat16
+    assert model(ids).dtype == np.float32
+    loss = F.cross_entropy(model(ids)[:, -1], classes)
+    loss.backward()
+    grads = [p.grad for p in model.parameters() if p.requires_grad]
+    assert all(g is not None and g.dtype == np.float32 for g in grads)
+    assert loss.dtype == np.float32
+
+
+def test_bfloat16_learns_what_float32_learns():
+    exact, rounded = train(gpt(drop_rate=0.0), False, 50)[0][:, 0], train(gpt(bfloat16, drop_rate=0.0), False, 50)[0][:, 0]
+    assert np.abs(rounded - exact).mean() < 0.05
+    assert apart(rounded[:5], exact[:5]) < 0.02
+
+
+def test_softmax_of_bfloat16_is_computed_in_float32():
+    x = tinylora.tensor(np.random.default_rng(0).standard_normal((5, 300)).astype("float32"), device="cuda")
+    narrow = x.to(bfloat16)
+    assert F.softmax(narrow).dtype == bfloat16
+    assert apart(F.softmax(narrow).data, F.softmax(narrow.float()).data) < 3e-3
+
+
+# ---------------------------------------------------------------------------------- products, attention
+@needs_nvmath
+@pytest.mark.parametrize("dtype", ["float32", "float16", bfloat16])
+@pytest.mark.parametrize("a_order, b_order", [("C", "C"), ("C", "F"), ("F", "C"), ("F", "F")])
+def test_products_of_any_layout(dtype, a_order, b_order):
+    rng = cupy.random.default_rng(0)
+    a, b = (cupy.array(rng.standard_normal(s), order=o).astype(dtype) for s, o in (((33, 20), a_order), ((20, 41), b_order)))
+    exact = a.astype(np.float64) @ b.astype(np.float64)
+    near = {"float32": 1e-6}.get(np.dtype(dtype).name, 1e-2)
+    out = cupy.ones((33, 41), dtype)
+    assert apart(products.product(cupy, a, b), exact) < near
+    assert apart(products.product(cupy, a, b, out=out, alpha=2.0, add=True), 2 * exact + 1) < near
+    assert apart(products.product(cupy, a, b, dtype=np.float32), exact) < 1e-6
+    assert apart(products.product(cupy, a[1:, ::2], b[::2, 3:]), a[1:, ::2].astype("d") @ b[::2, 3:].astype("d")) < near
+    assert apart(products._by_cupy(cupy, a, b, cupy.ones((33, 41), dtype), 2.0, True), 2 * exact + 1) < 2 * near
+
+
+def test_precision_high_is_tf32():
+    rng = cupy.random.default_rng(0)
+    a, b = (rng.standard_normal((256, 256), dtype=np.float32) for _ in range(2))
+    exact, found = a.astype("d") @ b.astype("d"), {}
+    try:
+        for precision in ("highest", "high"):
+            tinylora.set_float32_matmul_precision(precision)
+            found[precision] = apart(tinylora.ops.matmul(a, b)[0], exact)
+    finally:
+        tinylora.set_float32_matmul_precision("highest")
+    assert found["highest"] < 1e-6 < 1e-5 < found["high"] < 1e-3
+
+
+@needs_cudnn
+@pytest.mark.parametrize("size", [1.0, 1e-9])
+@pytest.mark.parametrize("dtype, near", [(bfloat16, 1e-2), ("float16", 2e-3), ("float32", 2e-3)])
+def test_cudnn_attention(dtype, near, size):
+    """In float32 at precision "high", with gradients that float16 could not tell from 0."""
+    rng = np.random.default_rng(0)
+    q, k, v, g = (cupy.asarray(rng.standard_normal((2, 130, 3, 64))).astype(dtype).transpose(0, 2, 1, 3) for _ in range(4))
+    g = (g * size).astype(dtype) if np.dtype(dtype) != np.float16 else g
+    attend = tinylora.kernels.cuda.attention.attention
+    try:
+        tinylora.set_float32_matmul_precision("high")
+        y, vjps = attend(cupy, q, k, v)
+        found = [y, *(vjp(g) for vjp in vjps)]
+    finally:
+        tinylora.set_float32_matmul_precision("highest")
+    y, vjps = tinylora.ops.attention.definition(cupy, *(x.astype("d") for x in (q, k, v)))
+    for a, b in zip(found, [y, *(vjp(g.astype("d")) for vjp in vjps)], strict=True):
+        assert a.dtype == q.dtype and apart(a, b) < near
+    assert np.dtype(dtype) != np.float32 or attend(cupy, q, k, v) is NotImplemented
+
+
+def test_blocks_of_attention_cover_every_query_once_and_memory_is_linear():
+    for heads, T, S, causal in ((24, 1024, 1024, True), (5, 300, 400, False), (3, 4096, 4096, True)):
+        seen = np.zeros((heads, T), int)
+        for h, rows, n in blocks._blocks(heads, T, S, causal):
+            seen[h, rows] += 1
+            assert seen[h, rows].size * n <= max(blocks.SCORES, blocks.ROWS * S)
+        assert (seen == 1).all()
+    peaks = []
+    for T in (2048, 4096):
+        q = cupy.random.standard_normal((1, 8, T, 64), dtype=np.float32)
+        pool = cupy.cuda.MemoryPool()
+        with cupy.cuda.using_allocator(pool.malloc):
+            y, vjps = blocks.attention(cupy, q, q, q)
+            for vjp in vjps:
+                vjp(y)
+        peaks.append(pool.total_bytes())
+    assert peaks[1] < 2.5 * peaks[0] and peaks[1] < 4 * 8 * 4096**2  # scores of all heads would be so many bytes
+
+
+# ------------------------------------------------------------------------------------ many arrays at once
+@pytest.mark.parametrize("kind", [optim.Adam, optim.AdamW])
+def test_adam_in_one_launch_is_adam(kind):
+    shapes, weights = [(3, 5), (1,), (700, 17), ()], {}
+    for device in ("cpu", "cuda"):
+        rng = np.random.default_rng(0)
+        ps = [tinylora.tensor(rng.standard_normal(s).astype("float32"), device=device, requires_grad=True) for s in shapes]
+        groups = [{"params": ps[:2], "lr": 0.1}, {"params": ps[2:], "weight_decay": 0.2}]
+        optimizer = kind(groups, lr=0.01, betas=(0.8, 0.9), weight_decay=0.1)
+        for i in range(5):
+            for p in ps:
+                p.grad = tinylora.tensor(rng.standard_normal(p.shape).astype("float32"), device=device)
+            if i == 1:
+                ps[0].grad = None  # from here on it is a step behind
+            optimizer.step()
+        weights[device] = [p.detach().cpu().numpy() for p in ps]
+    for a, b in zip(weights["cuda"], weights["cpu"], strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6)
+
+
+def test_norm_and_scale_of_many_arrays():
+    arrays = [cupy.random.standard_normal(s, dtype=np.float32) for s in ((3,), (100, 170), (1, 1))]
+    norm = np.sqrt(sum((x.astype("d") ** 2).sum().item() for x in arrays))
+    assert abs(many.norm(arrays).item() - norm) < 1e-4
+    assert all(
+        apart(y, 3 * x) < 1e-7
+        for x, y in zip(arrays, many.scaled(arrays, cupy.float32(3) + cupy.zeros((), "f")), strict=True)
+    )
+    assert many.norm([arrays[0].astype("d")]) is None
+
+
+# ------------------------------------------------------------------------------------------ failure
+def test_out_of_memory_names_the_sizes_and_what_to_try():
+    model = gpt()
+    step, optimizer = stepper(model)
+    step(*data(0))
+    before = [p.data.copy() for p in optimizer.parameters()]
+    with pytest.raises(MemoryError, match=r"asked for \d.* GB.*free.*batch.*bfloat16.*checkpoint"):
+        tinylora.zeros(2**42, device="cuda")
+    assert all((p.data == b).all() for p, b in zip(optimizer.parameters(), before, strict=True))
+    assert step(*data(1))[0].item() > 0
+
+
+def test_an_id_outside_the_vocabulary_gives_nan_where_nobody_can_look():
+    weight = cupy.ones((5, 8), np.float32)
+    y, _ = tinylora.kernels.cuda.elementwise.embedding(cupy, weight, cupy.array([0, 4, 5, -1]))
+    assert np.isnan(y.get()).any(axis=1).tolist() == [False, False, True, True]
+    z = cupy.zeros((2, 3), np.float32)
+    assert np.isnan(tinylora.kernels.cuda.loss.cross_entropy(cupy, z, cupy.array([0, 3]))[0].get())

@@ -1,0 +1,169 @@
+"""Attention on a GPU by cuDNN, where it is installed: scores never leave the processor, so memory is linear in length.
+
+Without it, with dropout (cuDNN draws masks of its own, and a mask here is the same on every device) and in exact float32,
+blocks.py does the same.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from tinylora import ops
+from tinylora.backend import bfloat16, float16, float32
+from tinylora.kernels.cuda.compile import blocks, extra, kernel, packs, ready
+from tinylora.kernels.cuda.gemm import get_float32_matmul_precision
+from tinylora.op import once
+
+Strides = tuple[int, ...]
+
+
+@ops.attention.tune("cupy")
+def attention(xp, q, k, v, causal=True, p=0.0, key=0):
+    """Keeps q, k, v, y and one number a row. float32 goes in as float16 where precision "high" was chosen.
+
+    Declines dropout, causal queries that are fewer than the keys, and more than 128 features or an odd number of them.
+    """
+    high = q.dtype == float32 and get_float32_matmul_precision() == "high"
+    if p or q.ndim != 4 or not q.size or not k.size or (q.dtype not in (bfloat16, float16) and not high):
+        return NotImplemented
+    (B, H, T, D), S = q.shape, k.shape[2]
+    fits = k.shape == v.shape == (B, H, S, D) and q.dtype == k.dtype == v.dtype and D % 8 == 0 and D <= 128
+    if not fits or (causal and S != T) or extra("cudnn") is None:
+        return NotImplemented
+    q, k, v = (_float16(xp, x) if high else _readable(x) for x in (q, k, v))
+    y = _like(xp, q)
+    row = xp.empty((B, H, T, 1), np.float32)
+    sizes = B, H, T, S, D, causal, q.dtype.char
+    forward = _forward(xp.cuda.device.get_device_id(), *sizes, *map(_strides, (q, k, v, y)))
+    forward.run(xp, q, k, v, y, row)
+
+    def gradients(g):
+        largest = _largest(xp, g) if high else None
+        g = _float16(xp, g, largest) if high else _readable(g)
+        d_q, d_k, d_v = _like(xp, q), _like(xp, k), _like(xp, v)
+        strides = map(_strides, (q, k, v, y, g, d_q, d_k, d_v))
+        _backward(xp.cuda.device.get_device_id(), *sizes, *strides).run(xp, q, k, v, y, g, row, d_q, d_k, d_v)
+        return [_float32(xp, x, largest) for x in (d_q, d_k, d_v)] if high else (d_q, d_k, d_v)
+
+    shared = once(gradients)
+    out = _float32(xp, y) if high else y
+    return out, (lambda g: shared(g)[0], lambda g: shared(g)[1], lambda g: shared(g)[2])
+
+
+def _joined(x: Any) -> Any:
+    """(B, H, T, D) as (B, T, H, D), which is how heads usually stand in memory."""
+    return x.transpose(0, 2, 1, 3)
+
+
+def _float16(xp: Any, x: Any, largest: Any = None) -> Any:
+    """float32 as float16, multiplied by a power of two where `largest`, of its numbers, is given."""
+    x = ready(xp, _joined(x))
+    y = xp.empty(x.shape, np.float16)
+    kernel("elementwise", "from_float", float16)(*blocks(packs(y)), (x, y, x.size, _or_null(largest)))
+    return _joined(y)
+
+
+def _float32(xp: Any, x: Any, largest: Any = None) -> Any:
+    """float16 as float32, divided by that power of two."""
+    x = _joined(x)
+    y = xp.empty(x.shape, np.float32)
+    kernel("elementwise", "to_float", float16)(*blocks(packs(x)), (x, y, x.size, _or_null(largest)))
+    return _joined(y)
+
+
+def _largest(xp: Any, g: Any) -> Any:
+    """max |g|, on the device: gradients may be smaller than float16 can tell from 0."""
+    largest = xp.zeros((), np.uint32)
+    g = ready(xp, _joined(g))
+    kernel("elementwise", "find_largest", float16)((264,), (512,), (g, g.size, largest))
+    return largest
+
+
+def _or_null(x: Any) -> Any:
+    return np.uint64(0) if x is None else x
+
+
+def _readable(x: Any) -> Any:
+    """x itself if each head's features stand side by side at addresses that 16 divides, else a copy."""
+    fine = x.strides[-1] == x.itemsize and all(s % 16 == 0 for s in x.strides[:-1]) and x.data.ptr % 16 == 0
+    return x if fine else x.copy(order="C")
+
+
+def _like(xp: Any, x: Any) -> Any:
+    """A new (B, H, T, D) whose memory is (B, T, H, D): to join the heads again is free."""
+    B, H, T, D = x.shape
+    return _joined(xp.empty((B, T, H, D), x.dtype))
+
+
+def _strides(x: Any) -> Strides:
+    return tuple(s // x.itemsize for s in x.strides)
+
+
+# ------------------------------------------------------------------------------------------- cuDNN
+class Plan:
+    """A cuDNN graph, built for shapes and strides, and run on arrays of these."""
+
+    def __init__(self, graph: Any, tensors: list[Any], handle: Any) -> None:
+        cudnn: Any = extra("cudnn")
+        graph.build([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
+        self.graph, self.tensors, self.handle = graph, tensors, handle
+        self.workspace = graph.get_workspace_size()
+
+    def run(self, xp: Any, *arrays: Any) -> None:
+        cudnn: Any = extra("cudnn")
+        cudnn.set_stream(handle=self.handle, stream=xp.cuda.get_current_stream().ptr)
+        workspace = xp.empty(max(1, self.workspace), np.uint8)
+        pack = {tensor: array.data.ptr for tensor, array in zip(self.tensors, arrays, strict=True)}
+        self.graph.execute(pack, workspace.data.ptr, handle=self.handle)
+
+
+@functools.cache
+def _handle(device: int) -> Any:
+    cudnn: Any = extra("cudnn")
+    return cudnn.create_handle()
+
+
+def _new_graph(device: int, char: str) -> tuple[Any, Any, Any]:
+    cudnn: Any = extra("cudnn")
+    kind = cudnn.data_type.BFLOAT16 if char == "E" else cudnn.data_type.HALF
+    wide = cudnn.data_type.FLOAT
+    graph = cudnn.pygraph(handle=_handle(device), io_data_type=kind, intermediate_data_type=wide, compute_data_type=wide)
+
+    def tensor(name: str, sizes: tuple[int, ...], strides: Strides, dtype: Any = kind) -> Any:
+        return graph.tensor(name=name, dim=list(sizes), stride=list(strides), data_type=dtype)
+
+    return graph, tensor, wide
+
+
+def _output(tensor: Any, sizes: tuple[int, ...], strides: Strides, dtype: Any = None) -> Any:
+    tensor.set_output(True).set_dim(list(sizes)).set_stride(list(strides))
+    return tensor if dtype is None else tensor.set_data_type(dtype)
+
+
+@functools.cache
+def _forward(device: int, B: int, H: int, T: int, S: int, D: int, causal: bool, char: str, *strides: Strides) -> Plan:
+    graph, tensor, wide = _new_graph(device, char)
+    of_q, of_k, of_v, of_y = strides
+    q, k, v = (tensor(n, (B, H, L, D), s) for n, L, s in (("q", T, of_q), ("k", S, of_k), ("v", S, of_v)))
+    y, row = graph.sdpa(name="sdpa", q=q, k=k, v=v, generate_stats=True, attn_scale=1 / math.sqrt(D), use_causal_mask=causal)
+    _output(y, (B, H, T, D), of_y)
+    _output(row, (B, H, T, 1), (H * T, T, 1, 1), wide)
+    return Plan(graph, [q, k, v, y, row], _handle(device))
+
+
+@functools.cache
+def _backward(device: int, B: int, H: int, T: int, S: int, D: int, causal: bool, char: str, *strides: Strides) -> Plan:
+    graph, tensor, wide = _new_graph(device, char)
+    lengths = (T, S, S, T, T)
+    q, k, v, y, g = (tensor(n, (B, H, L, D), s) for n, L, s in zip("qkvyg", lengths, strides[:5], strict=True))
+    row = tensor("row", (B, H, T, 1), (H * T, T, 1, 1), wide)
+    found = graph.sdpa_backward(
+        name="sdpa_backward", q=q, k=k, v=v, o=y, dO=g, stats=row, attn_scale=1 / math.sqrt(D), use_causal_mask=causal
+    )
+    for d, L, s in zip(found, lengths, strides[5:], strict=False):
+        _output(d, (B, H, L, D), s)
+    return Plan(graph, [q, k, v, y, g, row, *found], _handle(device))

@@ -1,0 +1,85 @@
+"""Attention on a GPU by products of matrices, a block of query rows of a few heads at a time.
+
+For what cuDNN does not do: exact float32, and dropout with the mask that every device draws. Scores exist for one block at a
+time, so memory is linear in length; what is kept for the way back is q, k, v and one number a row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from tinylora import ops
+from tinylora.backend import float32
+from tinylora.kernels.cuda.compile import NAMES, kernel
+from tinylora.kernels.cuda.gemm import product
+from tinylora.op import once
+
+ROWS = 256  # query rows in a block: keys that are future to all of them are skipped
+SCORES = 2**26  # in a block, about
+
+Block = tuple[slice, slice, int]  # of the heads of all batches, of the query rows, and how many keys these see
+
+
+@ops.attention.tune("cupy")
+def attention(xp, q, k, v, causal=True, p=0.0, key=0):
+    """The definition, with softmax, mask and dropout as one kernel between two products.
+
+    Declines p = 1, other dtypes than the kernels', k and v that differ in shape or from q in batch or dtype, and causal
+    queries that come before the first key.
+    """
+    if q.ndim != 4 or q.dtype not in NAMES or not q.dtype == k.dtype == v.dtype or p == 1:
+        return NotImplemented
+    (B, H, T, D), S = q.shape, k.shape[2]
+    if k.shape != (B, H, S, D) or v.shape != k.shape or 0 in (q.size, k.size) or (causal and S < T):
+        return NotImplemented
+    scale, dtype = 1 / math.sqrt(D), q.dtype
+    q, k, v = (x.reshape(B * H, -1, D) for x in (q, k, v))
+    lse = xp.empty((B * H, T), np.float32)
+    drop = (*((np.uint64(0), key) if hasattr(key, "dtype") else (np.uint64(key), np.uint64(0))),
+            np.uint64(int(p * 2**64)), 1 / (1 - p))  # fmt: skip
+
+    def each() -> Iterator[tuple[Any, Any, Any, Any]]:
+        """Of every block: heads, query rows, keys, and (scores, how to run a kernel on them)."""
+        for heads, rows, n in _blocks(B * H, T, S, causal):
+            s = product(xp, q[heads, rows], k[heads, :n].swapaxes(-1, -2), alpha=scale, dtype=float32)
+            where = s.shape[1], n, rows.start, heads.start, T, S, int(causal)
+
+            def run(name: str, *arrays: Any, s: Any = s, where: Any = where) -> None:
+                threads = min(256, max(32, -(-where[1] // 64) * 32))
+                kernel("softmax", name, dtype)((s.size // where[1],), (threads,), (s, *arrays, *where, *drop))
+
+            yield heads, rows, slice(n), (s, run)
+
+    y = xp.empty((B * H, T, D), dtype)
+    for heads, rows, keys, (s, run) in each():
+        PM = xp.empty(s.shape, dtype)
+        run("weights", PM, lse)
+        product(xp, PM, v[heads, keys], out=y[heads, rows])
+
+    def gradients(g: Any) -> Any:
+        g = g.reshape(B * H, T, D)
+        d_q, d_k, d_v = xp.empty(q.shape, dtype), xp.zeros(k.shape, dtype), xp.zeros(v.shape, dtype)
+        for heads, rows, keys, (s, run) in each():
+            dP = product(xp, g[heads, rows], v[heads, keys].swapaxes(-1, -2), dtype=float32)
+            PM, dS = xp.empty(s.shape, dtype), xp.empty(s.shape, dtype)
+            run("weights_backward", dP, lse, PM, dS)
+            product(xp, PM.swapaxes(-1, -2), g[heads, rows], out=d_v[heads, keys], add=True)
+            product(xp, dS.swapaxes(-1, -2), q[heads, rows], out=d_k[heads, keys], alpha=scale, add=True)
+            product(xp, dS, k[heads, keys], out=d_q[heads, rows], alpha=scale)
+        return [d.reshape(B, H, -1, D) for d in (d_q, d_k, d_v)]
+
+    shared = once(gradients)
+    return y.reshape(B, H, T, D), (lambda g: shared(g)[0], lambda g: shared(g)[1], lambda g: shared(g)[2])
+
+
+def _blocks(heads: int, T: int, S: int, causal: bool) -> Iterator[Block]:
+    for start in reversed(range(0, T, ROWS)):  # the widest first: the others fit into the memory it leaves
+        rows = slice(start, min(start + ROWS, T))
+        n = S - T + rows.stop if causal else S
+        some = max(1, SCORES // ((rows.stop - start) * n))
+        for h in range(0, heads, some):
+            yield slice(h, min(h + some, heads)), rows, n

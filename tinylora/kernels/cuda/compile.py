@@ -1,0 +1,57 @@
+"""CUDA sources to kernels, compiled when first called for and kept on disk by CuPy."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from tinylora.backend import bfloat16, float16, float32
+
+HERE = Path(__file__).parent
+NAMES = {float32: "float", bfloat16: "bf16", float16: "half"}  # of the dtypes that kernels know, in common.cuh
+THREADS = 256  # in a block
+
+
+@functools.cache
+def kernel(room: str, name: str, dtype: np.dtype = float32, **numbers: int) -> Any:
+    """The kernel `name` of ROOM.cu with T the `dtype`, and with each of `numbers` as a constant of its name."""
+    return _module(room, dtype, tuple(numbers.items())).get_function(name)
+
+
+@functools.cache
+def _module(room: str, dtype: np.dtype, numbers: tuple[tuple[str, int], ...]) -> Any:
+    import cupy
+
+    source = (HERE / "common.cuh").read_text(), (HERE / f"{room}.cu").read_text()
+    constants = "".join(f"#define {k} {v}\n" for k, v in numbers)
+    code = source[0].replace("const int PACK", f"typedef {NAMES[dtype]} T;\nconst int PACK", 1)
+    return cupy.RawModule(code=f"{constants}{code}{source[1]}", options=("--std=c++17",))
+
+
+@functools.cache
+def extra(module: str) -> ModuleType | None:
+    """A module that the extras cuda12 and cuda13 install, or None where it or a library it needs is missing."""
+    try:
+        return importlib.import_module(module)
+    except (ImportError, OSError, RuntimeError):
+        return None
+
+
+def ready(xp: ModuleType, x: Any) -> Any:
+    """x in row order and at an address that 16 divides: x itself where it is so."""
+    return x if x.flags.c_contiguous and x.data.ptr % 16 == 0 else x.copy(order="C")
+
+
+def blocks(threads: int, size: int = THREADS) -> tuple[tuple[int], tuple[int]]:
+    """Grid and block for so many threads."""
+    return (-(-threads // size),), (size,)
+
+
+def packs(x: Any) -> int:
+    """How many packs of 16 bytes x fills."""
+    return -(-x.size * x.itemsize // 16)

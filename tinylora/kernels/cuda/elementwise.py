@@ -1,0 +1,83 @@
+"""GELU, dropout, sums and rows of a table on a GPU: each one pass over memory, 16 bytes a thread at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinylora import ops
+from tinylora.kernels.cuda.compile import NAMES, blocks, kernel, packs, ready
+
+UNROLL = 2  # packs of 16 bytes that a thread works through, as in elementwise.cu
+
+
+def _handles(x: Any) -> bool:
+    return x.dtype in NAMES and x.size > 0
+
+
+def _threads(x: Any) -> Any:
+    return blocks(-(-packs(x) // UNROLL))
+
+
+@ops.gelu.tune("cupy")
+def gelu(xp, x):
+    """Keeps x alone: tanh is computed again on the way back, where memory is what takes the time."""
+    if not _handles(x):
+        return NotImplemented
+    x = ready(xp, x)
+    y = xp.empty_like(x)
+    kernel("elementwise", "gelu", x.dtype)(*_threads(x), (x, y, x.size))
+
+    def d_x(g):
+        d, g = xp.empty_like(x), ready(xp, g)
+        kernel("elementwise", "gelu_backward", x.dtype)(*_threads(x), (x, g, d, x.size))
+        return d
+
+    return y, (d_x,)
+
+
+@ops.add.tune("cupy")
+def add(xp, a, b):
+    """Arrays of one shape; where one is broadcast, or a number, CuPy's own is as good."""
+    if not (hasattr(a, "shape") and hasattr(b, "shape") and a.shape == b.shape and a.dtype == b.dtype and _handles(a)):
+        return NotImplemented
+    a, b = ready(xp, a), ready(xp, b)
+    y = xp.empty_like(a)
+    kernel("elementwise", "add", a.dtype)(*_threads(a), (a, b, y, a.size))
+    return y, (lambda g: g, lambda g: g)
+
+
+@ops.dropout.tune("cupy")
+def dropout(xp, x, p, key):
+    """Keeps the key alone: the mask is drawn again on the way back. A key on the device is read there at each launch."""
+    if not _handles(x) or p == 1:
+        return NotImplemented
+    chosen = (np.uint64(0), key) if hasattr(key, "dtype") else (np.uint64(key), np.uint64(0))
+
+    def masked(x):
+        x = ready(xp, x)
+        y = xp.empty_like(x)
+        options = np.uint64(int(p * 2**64)), 1 / (1 - p), *chosen
+        kernel("elementwise", "dropout", x.dtype)(*_threads(x), (x, y, x.size, *options))
+        return y
+
+    return masked(x), (masked, None, None)
+
+
+@ops.embedding.tune("cupy")
+def embedding(xp, weight, ids):
+    """An id outside the vocabulary gives NaN: inside a CUDA graph nobody can look whether there is one."""
+    shape, dtype, width = weight.shape, weight.dtype, weight.shape[1]
+    if not _handles(weight) or not ids.size or width * weight.itemsize % 16:
+        return NotImplemented
+    ids = ready(xp, ids.astype(np.int64, copy=False))
+    y = xp.empty((*ids.shape, width), dtype)
+    kernel("elementwise", "gather_rows", dtype)(*blocks(packs(y)), (ready(xp, weight), ids, y, y.size, width, shape[0]))
+
+    def d_weight(g):
+        d = xp.zeros(shape, np.float32)
+        kernel("elementwise", "scatter_rows", dtype)(*blocks(g.size), (ready(xp, g), ids, d, g.size, width, shape[0]))
+        return d.astype(dtype, copy=False)
+
+    return y, (d_weight, None)

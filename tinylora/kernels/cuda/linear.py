@@ -1,0 +1,122 @@
+"""Products with a weight on a GPU: Linear, LoRA's Linear, and matrix products in general, all by cuBLAS.
+
+An output that is a sum of products is written by the first and added onto by the next, while cuBLAS multiplies: the sum
+takes no pass of its own. LoRA's two narrow matrices stay in float32 and are rounded to the dtype of x for each product;
+their gradients are summed up in float32 and come back so.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from tinylora import ops
+from tinylora.kernels.cuda.compile import NAMES, kernel, ready
+from tinylora.kernels.cuda.gemm import nvmath_cublas, product
+from tinylora.op import once
+from tinylora.ops.nn import rows
+
+
+def _handles(x: Any, *others: Any) -> bool:
+    """By nvmath, in one dtype that it and the kernels know."""
+    alike = all(other is None or other.dtype == x.dtype for other in others)
+    return x.dtype in NAMES and x.size > 0 and alike and nvmath_cublas() is not None
+
+
+@ops.linear.tune("cupy")
+def linear(xp, x, weight, bias=None):
+    """The bias is copied into y first and the product added onto it."""
+    if not _handles(x, weight, bias) or not weight.size:
+        return NotImplemented
+    shape, x = x.shape, rows(x)
+    y = xp.empty((len(x), len(weight)), x.dtype)
+    if bias is not None:
+        y[...] = bias
+    product(xp, x, weight.T, out=y, add=bias is not None)
+
+    def d_x(g):
+        return product(xp, rows(g), weight).reshape(shape)
+
+    def d_weight(g):
+        return product(xp, rows(g).T, x)
+
+    def d_bias(g):
+        return g
+
+    return y.reshape(*shape[:-1], len(weight)), (d_x, d_weight, d_bias)
+
+
+@ops.lora_linear.tune("cupy")
+def lora_linear(xp, x, weight, bias, A, B, scale):
+    """y = [x A, 1, 0] [s B; bias; 0] + x Wᵀ: the bias is one more row of B, and the sums are made inside the products."""
+    if A.dtype != np.float32 or B.dtype != np.float32 or not (weight.size and A.size):
+        return NotImplemented
+    if not _handles(x, weight, bias):
+        return NotImplemented if x.dtype == A.dtype else _plain_lora_linear(xp, x, weight, bias, A, B, scale)
+    shape, x = x.shape, rows(x)
+    n, (d_out, d_in), r = len(x), weight.shape, len(B)
+    small = A.dtype != x.dtype
+    small_A = xp.empty((d_in, r), x.dtype) if small else ready(xp, A)
+    small_B, x_A = xp.empty((r + 8, d_out), x.dtype), xp.empty((n, r + 8), x.dtype)
+    given = ready(xp, A), ready(xp, B), np.uint64(0) if bias is None else ready(xp, bias)
+    places = small_A if small else np.uint64(0), small_B, x_A
+    grid = min(256, math.ceil(max(d_in * r, (r + 8) * d_out, 8 * n) / 512))
+    kernel("lora", "factors", x.dtype)((grid,), (512,), (*given, float(scale), d_in, d_out, r, n, *places))
+    product(xp, x, small_A, out=x_A[:, :r])
+    y = product(xp, x_A, small_B)
+    product(xp, x, weight.T, out=y, add=True)
+    s_B = small_B[:r]
+    g_B = once(lambda g: product(xp, rows(g), s_B.T))  # (n, r)
+
+    def d_x(g):
+        d = product(xp, g_B(g), small_A.T)
+        return product(xp, rows(g), weight, out=d, add=True).reshape(shape)
+
+    def d_weight(g):
+        return product(xp, rows(g).T, x)
+
+    def d_bias(g):
+        return g
+
+    def d_A(g):
+        return product(xp, x.T, g_B(g), dtype=np.float32)
+
+    def d_B(g):
+        return product(xp, x_A[:, :r].T, rows(g), alpha=scale, dtype=np.float32)
+
+    return y.reshape(*shape[:-1], d_out), (d_x, d_weight, d_bias, d_A, d_B, None)
+
+
+def _plain_lora_linear(xp, x, weight, bias, A, B, scale):
+    """The definition with A and B rounded to the dtype of x, and their gradients in float32."""
+    small = A.astype(x.dtype), B.astype(x.dtype)
+    y, (d_x, d_weight, d_bias, d_A, d_B, _) = ops.lora_linear.definition(xp, x, weight, bias, *small, scale)
+    return y, (d_x, d_weight, d_bias, lambda g: d_A(g).astype(np.float32), lambda g: d_B(g).astype(np.float32), None)
+
+
+@ops.matmul.tune("cupy")
+def matmul(xp, a, b):
+    """Two matrices, two stacks of them with the same leading axes, or a stack times one matrix. Other shapes are CuPy's."""
+    if not _handles(a, b) or a.ndim < 2 or not b.size or (b.ndim != 2 and a.shape[:-2] != b.shape[:-2]):
+        return NotImplemented
+    shape, one = a.shape, b.ndim == 2
+    a, b = (rows(a), b) if one else (_stack(a), _stack(b))
+    y_shape = *shape[:-1], b.shape[-1]
+    b_shape = b.shape if one else (*shape[:-2], *b.shape[-2:])
+
+    def d_a(g):
+        g = rows(g) if one else _stack(g)
+        return product(xp, g, b.swapaxes(-1, -2)).reshape(shape)
+
+    def d_b(g):
+        g = rows(g) if one else _stack(g)
+        return product(xp, a.swapaxes(-1, -2), g).reshape(b_shape)
+
+    return product(xp, a, b).reshape(y_shape), (d_a, d_b)
+
+
+def _stack(x):
+    """(.., n, m) as (N, n, m)."""
+    return x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:])

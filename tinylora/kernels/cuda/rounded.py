@@ -1,0 +1,53 @@
+"""bfloat16 for every op: where no kernel takes it, the definition in float32, and what comes out of it rounded.
+
+CuPy computes in bfloat16, too, but takes it for float32 beside a Python number, of which definitions are full.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinylora import ops
+from tinylora.backend import bfloat16, float32
+from tinylora.op import Op
+
+COMPUTING = """add sub mul div pow neg abs exp log sqrt rsqrt sin cos tanh sigmoid silu relu erf where maximum minimum clamp
+    sum mean var std amax amin prod cumsum softmax log_softmax gelu layer_norm dropout attention""".split()
+
+
+def _as(dtype: Any, x: Any) -> Any:
+    """x as `dtype`, if it is of the other of the two dtypes; anything else as it is."""
+    return x.astype(dtype) if getattr(x, "dtype", None) in (bfloat16, float32) else x
+
+
+def _rounded(op: Op) -> Any:
+    def rounded(xp: Any, *inputs: Any, **options: Any) -> Any:
+        """The definition in float32, for inputs in bfloat16."""
+        if not any(getattr(x, "dtype", None) == bfloat16 for x in inputs):
+            return NotImplemented
+        y, vjps = op.definition(xp, *(_as(float32, x) for x in inputs), **options)
+        return _as(bfloat16, y), tuple(vjp and _narrow(vjp) for vjp in vjps)
+
+    return rounded
+
+
+def _narrow(vjp: Any) -> Any:
+    return lambda g: _as(bfloat16, vjp(_as(float32, g)))
+
+
+def _scattered(op: Op) -> Any:
+    def scattered(xp: Any, x: Any, *inputs: Any, **options: Any) -> Any:
+        """The definition, with the gradient of x added up in float32: CuPy cannot add bfloat16 where an index says."""
+        if x.dtype != bfloat16:
+            return NotImplemented
+        of_its_shape = xp.broadcast_to(xp.zeros((), float32), x.shape)  # one number in memory
+        _, vjps = op.definition(xp, of_its_shape, *inputs, **options)
+        return op.definition(xp, x, *inputs, **options)[0], tuple(vjp and _narrow(vjp) for vjp in vjps)
+
+    return scattered
+
+
+ops.getitem.tune("cupy")(_scattered(ops.getitem))
+ops.gather.tune("cupy")(_scattered(ops.gather))
+for _name in COMPUTING:
+    getattr(ops, _name).tune("cupy")(_rounded(getattr(ops, _name)))

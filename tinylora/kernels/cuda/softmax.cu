@@ -1,0 +1,67 @@
+// What lies between the products of attention, a block a row: scores in, weights and their gradients out.
+// A row is one query of one head: `rows` queries of each head from query `first` on, and of S keys the first `width`.
+
+struct Row {
+    int64 at, seen, place;  // where it starts in the scores, how many keys it sees, where its dropout mask starts
+
+    __device__ Row(int64 rows, int64 width, int64 first, int64 head, int64 T_, int64 S, bool causal) {
+        int64 h = blockIdx.x / rows, t = first + blockIdx.x % rows;
+        at = blockIdx.x * width;
+        seen = causal ? S - T_ + t + 1 : S;
+        place = ((head + h) * T_ + t) * S;
+    }
+};
+
+// 1 / (1 - p) with probability 1 - p, else 0; the bits of backend.mix.
+struct Mask {
+    uint64 key, below;
+    float kept;
+
+    __device__ Mask(uint64 key_, const uint64* key_at, uint64 below_, double kept_)
+        : key(key_at ? *key_at : key_), below(below_), kept((float)kept_) {}
+    __device__ float operator()(int64 i) const {
+        if (!below) return 1.f;
+        uint64 z = key + (uint64)(i + 1) * 0x9E3779B97F4A7C15ull;
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ull;
+        z = (z ^ z >> 27) * 0x94D049BB133111EBull;
+        z ^= z >> 31;
+        return z >= below ? kept : 0.f;
+    }
+};
+
+#define ROW_AND_MASK \
+    Row row(rows, width, first, head, queries, S, causal); \
+    Mask mask(key, key_at, below, kept)
+#define WHERE int64 rows, int64 width, int64 first, int64 head, int64 queries, int64 S, int64 causal
+#define DROPOUT uint64 key, const uint64* key_at, uint64 below, double kept
+
+// P ∘ M, and log Σ e^s of the row
+extern "C" __global__ void weights(const float* s, T* PM, float* lse, WHERE, DROPOUT) {
+    ROW_AND_MASK;
+    s += row.at;
+    PM += row.at;
+    float most = -__uint_as_float(0x7f800000), sum = 0.f;
+    for (int64 j = threadIdx.x; j < row.seen; j += blockDim.x) most = fmaxf(most, s[j]);
+    most = block_max(most);
+    for (int64 j = threadIdx.x; j < row.seen; j += blockDim.x) sum += __expf(s[j] - most);
+    sum = block_sum(sum);
+    for (int64 j = threadIdx.x; j < width; j += blockDim.x)
+        PM[j] = narrow<T>(j < row.seen ? __expf(s[j] - most) / sum * mask(row.place + j) : 0.f);
+    if (threadIdx.x == 0) lse[(head + blockIdx.x / rows) * queries + first + blockIdx.x % rows] = most + logf(sum);
+}
+
+// P ∘ M again, and dS = P ∘ (dP ∘ M - Σ dP ∘ M ∘ P)
+extern "C" __global__ void weights_backward(const float* s, const float* dP, const float* lse, T* PM, T* dS, WHERE, DROPOUT) {
+    ROW_AND_MASK;
+    s += row.at;
+    dP += row.at;
+    float base = lse[(head + blockIdx.x / rows) * queries + first + blockIdx.x % rows], sum = 0.f;
+    for (int64 j = threadIdx.x; j < row.seen; j += blockDim.x) sum += __expf(s[j] - base) * mask(row.place + j) * dP[j];
+    sum = block_sum(sum);
+    for (int64 j = threadIdx.x; j < width; j += blockDim.x) {
+        bool seen = j < row.seen;
+        float p = seen ? __expf(s[j] - base) : 0.f, m = seen ? mask(row.place + j) : 0.f;
+        PM[row.at + j] = narrow<T>(p * m);
+        dS[row.at + j] = narrow<T>(seen ? p * (dP[j] * m - sum) : 0.f);
+    }
+}
