@@ -224,6 +224,15 @@ def lora_linear(draw):
 
 
 @st.composite
+def quantized_linear(draw):
+    d_in, d_out = draw(st.integers(1, 5)), draw(st.integers(0, 5))
+    codes = np.random.default_rng(draw(st.integers(0, 9))).integers(-127, 128, (d_out, d_in)).astype(np.int8)
+    scales = draw(arrays((d_out, 1), layouts=("contiguous",)))
+    x, bias = draw(arrays((*draw(shapes(max_dims=2)), d_in))), draw(st.none() | arrays((d_out,)))
+    return Call((x, bias, codes, scales), {"weight": lambda xp, codes, scales: codes * scales})
+
+
+@st.composite
 def attention(draw):
     B, H, S, D = (draw(st.integers(0, n)) for n in (2, 2, 4, 3))
     causal = draw(st.booleans())
@@ -298,6 +307,7 @@ ROWS: dict[str, st.SearchStrategy[Call]] = {
     "permute": permute(),
     "pow": binary(positive, left=numbers(0.5, 2.0), right=st.sampled_from([2.0, 3.0, 0.5, -1.0, 0.0, 1.0])),
     "prod": along(keepdims=True),
+    "quantized_linear": quantized_linear(),
     "relu": unary(off_integers),  # kink at 0
     "reshape": reshape(),
     "rsqrt": unary(positive),

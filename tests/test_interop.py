@@ -281,7 +281,7 @@ def test_tinyloras_own_format_keeps_an_adapter_of_theirs(tmp_path, case):
 
 def test_tinyloras_own_format_refuses_ranks_that_differ(tmp_path):
     _, ours, config = adapted("rank and alpha patterns", tmp_path)
-    with pytest.raises(ValueError, match="has rank and scale .* and the configuration to be saved says"):
+    with pytest.raises(ValueError, match="has variant, rank and scale .* and the configuration to be saved"):
         save_adapter(ours, tmp_path / "a.safetensors", config)
 
 

@@ -8,8 +8,9 @@ import pytest
 
 import tinylora
 from tinylora import functional as F
-from tinylora import profile, randn
+from tinylora import nn, profile, randn
 from tinylora.tensor import watchers
+from tinylora.variants import Int8Linear
 
 
 def trained(*shape):
@@ -51,6 +52,13 @@ def test_flops_of_products():
     with profile() as p:
         F.linear(trained(2, 5, 3), trained(4, 3), trained(4)).sum().backward()
     assert counts(p, "linear") == (2 * 10 * 3 * 4, {"d_x": 240, "d_weight": 240, "d_bias": 40})
+
+
+def test_flops_of_quantized_linear():
+    layer = Int8Linear(nn.Linear(3, 4))
+    with profile() as p:
+        layer(trained(2, 5, 3)).sum().backward()
+    assert counts(p, "quantized_linear") == (2 * 10 * 3 * 4, {"d_x": 240, "d_bias": 40})
 
 
 def test_flops_of_lora_linear():

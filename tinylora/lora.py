@@ -76,11 +76,15 @@ class LinearWithLoRA(nn.Module):
             raise RuntimeError("this LoRA is merged already: call unmerge() first")
         if self.linear.weight.device == "meta":
             raise RuntimeError("a layer on the meta device holds no numbers to merge")
-        merged = self.linear.weight.data + self.lora.delta().T
+        merged = self.changed()
         if not array_module(merged).isfinite(merged).all():
             raise RuntimeError("merging would put NaN or infinity into the weight: the adapter is broken")
         self.unmerged = [self.linear.weight]
         self.linear.weight = nn.Parameter(Tensor(merged), self.linear.weight.requires_grad)  # others may share the old one
+
+    def changed(self) -> Array:
+        """W + ΔW."""
+        return self.linear.weight.data + self.lora.delta().T
 
     def unmerge(self) -> None:
         """Put the original weight back, with the device, dtype and requires_grad that the merged one has by now."""

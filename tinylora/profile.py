@@ -248,5 +248,6 @@ FORMULAS: dict[str, Callable[..., int]] = {
     "einsum": _einsum,
     "linear": _linear,
     "lora_linear": _lora_linear,
+    "quantized_linear": _linear,
     "attention": _attention,
 }

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 from tinylora import nn
-from tinylora.adapters.config import LoRAConfig
+from tinylora.adapters.config import VARIANTS, LoRAConfig
 from tinylora.lora import LinearWithLoRA, freeze, lora_modules
-from tinylora.variants import DropoutLoRA, EmbeddingWithLoRA
+from tinylora.variants import DropoutLoRA, EmbeddingWithLoRA, QLoRA, QuantizedLinear
 
 
 @dataclass(frozen=True)
@@ -122,16 +122,21 @@ def apply_lora(model: nn.Module, config: LoRAConfig) -> Plan:
 
 
 def _wrap(layer: nn.Linear | nn.Embedding, config: LoRAConfig) -> LinearWithLoRA:
+    rank, scale = config.rank, config.scale
     wrapped: LinearWithLoRA
+    if isinstance(layer, nn.Embedding | QuantizedLinear) and config.variant != "lora":
+        raise ValueError(f"variant {config.variant!r} is for a plain Linear, not for {type(layer).__name__}")
     if isinstance(layer, nn.Embedding):
-        wrapped = EmbeddingWithLoRA(layer, config.rank, config.scale)
+        wrapped = EmbeddingWithLoRA(layer, rank, scale)
+    elif isinstance(layer, QuantizedLinear):
+        wrapped = QLoRA(layer, rank, scale, config.dropout)
     elif config.dropout:
-        wrapped = DropoutLoRA(layer, config.rank, config.scale, config.dropout)
+        wrapped = DropoutLoRA(layer, rank, scale, config.dropout)
     else:
-        wrapped = LinearWithLoRA(layer, config.rank, config.scale)
+        wrapped = VARIANTS[config.variant](layer, rank, scale)
     if config.init == "peft":
         bound = 1 / math.sqrt(wrapped.lora.A.shape[0])
-        wrapped.lora.A = nn.Parameter(wrapped.lora.A.detach().clone().uniform_(-bound, bound))
+        wrapped.lora.A.data = wrapped.lora.A.detach().clone().uniform_(-bound, bound).data
     wrapped.train(layer.training)
     return wrapped
 

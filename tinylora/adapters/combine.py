@@ -18,7 +18,7 @@ def combine_adapters(model: nn.Module, name: str, weights: Mapping[str, float]) 
 
     Of LoRA with s₁ A₁ B₁ and s₂ A₂ B₂ the sum is A B with A = [A₁ A₂] and B = [w₁ s₁ B₁; w₂ s₂ B₂]: the ranks add up. Of
     parameters trained whole it is base + Σ weight · (trained - base). Ilharco et al. 2023, "Editing Models with Task
-    Arithmetic", section 3. Raises ValueError for what has no such sum, such as heads of different shapes.
+    Arithmetic". Raises ValueError for what has no such sum, such as heads of different shapes.
 
     >>> from tinylora.adapters import LoRAConfig, apply_lora
     >>> from tinylora.folders import load_model

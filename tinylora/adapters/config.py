@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from tinylora.lora import LinearWithLoRA
+from tinylora.variants import DoRA, LoRAFA, PiSSA
+
 SCALES = {
     "alpha": lambda alpha, r: alpha,  # the lecture
     "alpha/r": lambda alpha, r: alpha / r,  # Hu et al. 2021, section 4.1; PEFT's default
     "rslora": lambda alpha, r: alpha / math.sqrt(r),  # Kalajdzievski 2023, "Rank-Stabilized LoRA", theorem 3.2
 }
 INITS = ("lecture", "peft")
+VARIANTS: dict[str, type[LinearWithLoRA]] = {"lora": LinearWithLoRA, "dora": DoRA, "lora-fa": LoRAFA, "pissa": PiSSA}
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class LoRAConfig:
     targets: names of Linears, whole paths or their last parts ("W_query", "att.out_proj"), or "all-linear"; `train` names
     modules that are trained whole beside the LoRA and never wrapped. scaling: what multiplies A B, "alpha" (the lecture),
     "alpha/r" (the paper) or "rslora" (alpha/√r). init of A: "lecture" N(0, 1)/√r, or "peft" uniform in ±1/√in. dropout: of
-    the input of A, in training.
+    the input of A, in training. variant: "lora", or one of its kin, "dora", "lora-fa" or "pissa" (see `variants`).
     """
 
     rank: int = 16
@@ -30,6 +34,7 @@ class LoRAConfig:
     scaling: str = "alpha"
     init: str = "lecture"
     dropout: float = 0.0
+    variant: str = "lora"
 
     def __post_init__(self) -> None:
         if isinstance(self.targets, str) or isinstance(self.train, str):
@@ -40,8 +45,19 @@ class LoRAConfig:
             raise ValueError(f"rank is an integer above 0 and alpha a finite number, got {self.rank!r}, {self.alpha!r}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is a probability of at least 0 and below 1, not {self.dropout!r}")
+        if self.variant not in VARIANTS:
+            raise ValueError(f"variant is one of {', '.join(VARIANTS)}, not {self.variant!r}")
+        if self.dropout and self.variant != "lora":
+            raise ValueError(f"dropout goes with variant 'lora' alone, not with {self.variant!r}")
+        if self.init != "lecture" and self.variant == "pissa":
+            raise ValueError("'pissa' is an initialisation itself: leave init as it is")
 
     @property
     def scale(self) -> float:
         """What multiplies A B."""
         return float(SCALES[self.scaling](self.alpha, self.rank))
+
+
+def variant_of(layer: LinearWithLoRA) -> str:
+    """The name of a layer's variant: "lora" for a plain one, with dropout or on a quantised base too."""
+    return next((name for name, kind in VARIANTS.items() if kind is type(layer)), "lora")

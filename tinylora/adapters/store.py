@@ -17,7 +17,7 @@ import numpy as np
 
 from tinylora import nn
 from tinylora.adapters.apply import apply_lora, below, resolve, unwrap
-from tinylora.adapters.config import LoRAConfig
+from tinylora.adapters.config import LoRAConfig, variant_of
 from tinylora.adapters.from_peft import is_peft, put_peft, read_peft
 from tinylora.adapters.to_peft import save_peft
 from tinylora.backend import to_device
@@ -33,13 +33,13 @@ def _stored(model: nn.Module, train: tuple[str, ...]) -> dict[str, nn.Parameter]
 
 
 def fingerprint(model: nn.Module, train: tuple[str, ...] = ()) -> str:
-    """SHA-256 of the base: names, shapes and bytes of all parameters that an adapter does not hold."""
+    """SHA-256 of the base: names, shapes and bytes of all parameters and buffers that an adapter does not hold."""
     digest = hashlib.sha256()
     stored = _stored(model, train).keys()
     if any(m.unmerged for _, m in lora_modules(model)):
         raise RuntimeError("the model is merged: call unmerge() before an adapter is saved or loaded")
     wrapped = {f"{path}.linear": path for path, _ in lora_modules(model)}
-    for path, p in model.named_parameters():
+    for path, p in (*model.named_parameters(), *model.named_buffers()):  # of a quantised weight, these are the numbers
         owner, _, name = path.rpartition(".")
         if path not in stored:
             digest.update(f"{wrapped.get(owner, owner)}.{name} {p.shape} {p.dtype}".encode())
@@ -51,12 +51,17 @@ def save_adapter(model: nn.Module, path: str | Path, config: LoRAConfig, /, form
     """Write the adapter of `model`, made by `apply_lora(model, config)`, with `extra` JSON values in its metadata.
 
     `format` "tinylora" is one file. "peft" is a folder that PEFT loads, for a GPTModel; of `config` it takes `train`,
-    `scaling` and `dropout`, and ranks, scales and trained biases from the model. Raises ValueError, and writes nothing, if a
-    layer's rank or scale is not that of `config` ("tinylora"), something is trained that the adapter would not hold
-    ("peft"), or a value is NaN.
+    `scaling` and `dropout`, and ranks, scales and trained biases from the model. PiSSA is written as the plain LoRA that it
+    is: see `pissa_to_lora`. Raises ValueError, and writes nothing, if a layer's variant, rank or scale is not that of
+    `config` ("tinylora"), something is trained that the adapter would not hold ("peft"), or a value is NaN.
     """
     if format not in ("tinylora", "peft"):
         raise ValueError(f"format is 'tinylora' or 'peft', not {format!r}")
+    variants = {variant_of(module) for _, module in lora_modules(model)}
+    if "pissa" in variants:
+        raise ValueError("an adapter file holds no A0 and B0: config = pissa_to_lora(model, config) first")
+    if format == "peft" and "dora" in variants:
+        raise ValueError("DoRA is written in format 'tinylora' alone: its magnitudes have no place yet in the other")
     arrays = {name: to_device(p.data, "cpu") for name, p in _stored(model, config.train).items()}
     if not any(lora_modules(model)):
         raise ValueError("the model has no LoRA to save")
@@ -65,9 +70,9 @@ def save_adapter(model: nn.Module, path: str | Path, config: LoRAConfig, /, form
         save_peft(cast(GPTModel, model), Path(path), config, noted)
         return
     for where, module in lora_modules(model):
-        found, expected = (module.lora.A.shape[1], module.lora.alpha), (config.rank, config.scale)
-        if found != expected:
-            raise ValueError(f"{where} has rank and scale {found}, and the configuration to be saved says {expected}")
+        found = (variant_of(module), module.lora.A.shape[1], module.lora.alpha)
+        if found != (expected := (config.variant, config.rank, config.scale)):
+            raise ValueError(f"{where} has variant, rank and scale {found}, and the configuration to be saved {expected}")
     _refuse_nan(str(path), arrays)
     about = {"format": "tinylora-adapter", "lora": dataclasses.asdict(config), "base": fingerprint(model, config.train)}
     safetensors.save(path, arrays, {"tinylora": json.dumps({**about, **extra})})

@@ -10,7 +10,7 @@ from tinylora.tensor import Tensor
 class DropoutLoRA(LinearWithLoRA):
     """y = x Wᵀ + b + s (m ∘ x) A B,  m the mask of a dropout with probability p: what the base sees is never dropped.
 
-    Hu et al. 2021, "LoRA", appendix D ("LoRA dropout"); PEFT's `lora_dropout`. In evaluation, plain LoRA.
+    PEFT's `lora_dropout`. In evaluation, plain LoRA.
 
     >>> from tinylora import nn, randn
     >>> layer = DropoutLoRA(nn.Linear(6, 4), rank=2, alpha=4.0, p=0.1)
