@@ -11,10 +11,13 @@ from op_table import LARGE, ROWS, Call
 import tinylora
 from tinylora import nn, optim
 from tinylora.backend import array_module, is_floating, random_bits
+from tinylora.generate import generate_batch
 from tinylora.lora import LinearWithLoRA, freeze, replace_linear_with_lora
 from tinylora.models.gpt import GPTModel
 from tinylora.op import OPS
+from tinylora.sampling import GREEDY
 from tinylora.tensor import sum_to
+from tinylora.variants import DoRA, DropoutLoRA, Int8Linear, NF4Linear, PiSSA, QLoRA
 
 cupy = pytest.importorskip("cupy", reason="these tests need CuPy: pip install 'tinylora[cuda13]'")
 try:
@@ -237,6 +240,11 @@ MODULES = {
     "Sequential": (lambda: nn.Sequential(nn.Linear(8, 16), nn.GELU("tanh"), nn.Linear(16, 3)), image(5, 8)),
     "LinearWithLoRA": (lambda: LinearWithLoRA(nn.Linear(33, 17), 4, 7), image(2, 5, 33)),
     "GPTModel": (lambda: GPTModel(CFG), tokens(3, 16)), "GPTModel with LoRA": (gpt_with_lora, tokens(3, 16)),
+    "DoRA": (lambda: DoRA(nn.Linear(33, 17), 4, 7), image(2, 5, 33)),
+    "PiSSA": (lambda: PiSSA(nn.Linear(33, 17), 4, 7), image(2, 5, 33)),
+    "DropoutLoRA": (lambda: DropoutLoRA(nn.Linear(33, 17), 4, 7, 0.3), image(2, 5, 33)),
+    "int8": (lambda: QLoRA(Int8Linear(nn.Linear(64, 17)), 4, 7, 0.3), image(2, 5, 64)),
+    "NF4": (lambda: QLoRA(NF4Linear(nn.Linear(64, 17)), 4, 7, 0.3), image(2, 5, 64)),
     "GPTModel, tied": (lambda: GPTModel({**CFG, "tie_head": True}), tokens(3, 16)),
 }  # fmt: skip
 
@@ -263,6 +271,17 @@ def test_a_module_gives_the_same_on_the_gpu(name, dtype, differences):
         difference = float(np.abs(to_cpu(found["cuda"][path]) - b).max() / max(np.abs(b).max(), 1e-3 * scale))
         differences[name, dtype] = max(differences.get((name, dtype), 0.0), difference)
         assert difference <= (20 if name.startswith("GPT") else 1) * LIMITS[dtype], f"{path} differs by {difference:.2e}"
+
+
+def test_generated_text_and_quantised_weights_are_the_same_on_the_gpu():
+    model, prompts, found = randomised(lambda: GPTModel(CFG), "float64"), [[1, 2, 3], [4], [5, 6]], {}
+    for device in ("cpu", "cuda"):
+        found[device] = list(generate_batch(model.to(device), prompts, 20, GREEDY))
+    assert found["cpu"] == found["cuda"]
+    linear = nn.Linear(64, 17)
+    for kind in (Int8Linear, NF4Linear):
+        parts = [[to_cpu(part.data) for part in kind(linear.to(device)).buffers()] for device in ("cpu", "cuda")]
+        assert all(np.allclose(a, b, rtol=1e-6) for a, b in zip(*parts, strict=True))
 
 
 @pytest.mark.parametrize("dtype, limit", [("float64", 1e-8), ("float32", 1e-2)])

@@ -153,6 +153,22 @@ def test_adapters_are_saved_and_loaded_by_name(tmp_path):
         assert (tmp_path / "again").read_bytes() == (tmp_path / name).read_bytes()
 
 
+def test_adapters_of_peft_are_loaded_by_name(tmp_path):
+    config = LoRAConfig(2, 6.0, ("W_query", "W_key", "W_value"), ("trf_blocks.1.norm1",))
+    one = base(classes=0)
+    apply_lora(one, config)
+    save_adapter(moved(one, 0), tmp_path / "peft", config, format="peft")
+    model = base(classes=0)
+    plain = scores(model)
+    with new_adapter(model, "theirs"):
+        load_adapter(model, tmp_path / "peft")
+    np.testing.assert_allclose(scores(model), scores(one), rtol=1e-4, atol=1e-5)
+    with disable_adapters(model):
+        np.testing.assert_array_equal(scores(model), plain)
+    with adapters_by_row(model, ["theirs", None]):
+        np.testing.assert_allclose(scores(model), np.stack([scores(one)[0], plain[1]]), rtol=1e-4, atol=1e-5)
+
+
 def test_a_new_head_can_be_an_adapter():
     model = base()
     with new_adapter(model, "five"):
