@@ -64,8 +64,7 @@ class LinearWithLoRA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.unmerged:
-            weight, bias, lora = self.linear.weight, self.linear.bias, self.lora
-            return F.lora_linear(x, weight, bias, lora.A, lora.B, lora.alpha)
+            return F.lora_linear(x, self.linear.weight, self.linear.bias, self.lora.A, self.lora.B, self.lora.alpha)
         if self.training and grad_enabled() and self.lora.A.requires_grad:
             raise RuntimeError("this LoRA is merged, and merged it cannot be trained: call unmerge(), or eval()")
         return self.linear(x)
