@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tinylora import nn
-from tinylora.backend import to_device
+from tinylora.backend import bfloat16
 from tinylora.lora import LinearWithLoRA, lora_modules
 from tinylora.tensor import Tensor
 
@@ -178,9 +178,16 @@ def put(things: Things) -> None:
 
 
 def _move(thing: Any, old: Any) -> None:
-    """Put a thing on the device of another, with its dtype."""
-    like = next((p for p in (old.parameters() if isinstance(old, nn.Module) else [old]) if p is not None), None)
-    if isinstance(thing, nn.Module) and like is not None:
-        thing.to(like.device, like.dtype)
-    elif thing is not None and like is not None:
-        thing.data = to_device(thing.data, like.device).astype(like.dtype, copy=False)
+    """Put a thing on the device of another, with its dtype; bfloat16 stays where it is, and does not spread."""
+    own, like = _first_parameter(thing), _first_parameter(old)
+    if own is None or like is None:
+        return
+    to = (like.device,) if bfloat16 in (own.dtype, like.dtype) else (like.device, like.dtype)
+    if isinstance(thing, nn.Module):
+        thing.to(*to)
+    else:
+        thing.data = thing.detach().to(*to).data
+
+
+def _first_parameter(thing: Any) -> Any:
+    return next(thing.parameters(), None) if isinstance(thing, nn.Module) else thing
