@@ -11,18 +11,26 @@ settings.register_profile("ci", settings.get_profile("quick"), derandomize=True,
 settings.load_profile("ci" if os.environ.get("CI") else "quick")
 
 DIFFERENCES = pytest.StashKey[dict[tuple[str, str], float]]()
+NOTES = pytest.StashKey[list[str]]()
 INTEROP = pytest.StashKey[dict[tuple[str, str], float]]()
 
 
 def pytest_configure(config):
     config.stash[DIFFERENCES] = {}
     config.stash[INTEROP] = {}
+    config.stash[NOTES] = []
 
 
 @pytest.fixture
 def differences(request):
     """(what, dtype) -> the largest relative difference between CPU and GPU so far."""
     return request.config.stash[DIFFERENCES]
+
+
+@pytest.fixture
+def note(request):
+    """note(line) is shown at the end of the run."""
+    return request.config.stash[NOTES].append
 
 
 @pytest.fixture
@@ -44,6 +52,9 @@ def close(request):
 
 
 def pytest_terminal_summary(terminalreporter, config):
+    if config.stash[NOTES]:
+        terminalreporter.section("measured")
+        terminalreporter.write_line("\n".join(config.stash[NOTES]))
     interop = config.stash[INTEROP]
     if interop:
         terminalreporter.section("largest difference from transformers and PEFT, relative to the largest number")
