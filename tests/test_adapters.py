@@ -130,14 +130,14 @@ def test_a_failure_half_way_restores_the_model(monkeypatch, fails_at, error):
     model.tok_emb.weight.requires_grad = False
     before = state(model)
     calls = iter(range(100))
-    wrap = apply._wrap
+    wrap = apply.wrap
 
     def failing(linear, config):
         if next(calls) == fails_at:
             raise error("out of luck")
         return wrap(linear, config)
 
-    monkeypatch.setattr(apply, "_wrap", failing)
+    monkeypatch.setattr(apply, "wrap", failing)
     with pytest.raises(error):
         apply_lora(model, CONFIG)
     assert state(model) == before

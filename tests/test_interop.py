@@ -196,6 +196,7 @@ ADAPTERS = {
     "norms, c_fc and head saved": (
         LM, OWN_HEAD, {"target_modules": ["c_attn"], "modules_to_save": ["lm_head", "ln_1", "c_fc"]},
     ),
+    "DoRA": (LM, {}, {"target_modules": ["c_attn", "c_proj", "c_fc"], "use_dora": True}),
     "classifier, all-linear": (CLASSIFIER, {"num_labels": 2}, {"target_modules": "all-linear", "task_type": "SEQ_CLS"}),
     "classifier, LoRA on score": (CLASSIFIER, {"num_labels": 2}, {"target_modules": ["c_attn", "score"]}),
     "classifier, bias and score": (
@@ -286,6 +287,10 @@ def test_tinyloras_own_format_refuses_ranks_that_differ(tmp_path):
 
 
 TRAINED_HERE = {
+    "here: DoRA of query and value": LoRAConfig(
+        3, 7.0, ("W_query", "W_value", "layers.2"), scaling="alpha/r", variant="dora"
+    ),
+    "here: LoRA-FA": LoRAConfig(3, 7.0, ("W_query", "W_value"), scaling="alpha/r", variant="lora-fa"),
     "here: all-linear": LoRAConfig(
         3, 7.0, ("W_query", "W_key", "W_value", "out_proj", "layers.0", "layers.2"), scaling="alpha/r"
     ),
@@ -334,7 +339,7 @@ def test_every_field_of_their_lora_config_is_honoured_or_refused_by_name(tmp_pat
         peft_format.PeftConfig.__dataclass_fields__.keys() | peft_format.WITHOUT_EFFECT | {"peft_type", "init_lora_weights"}
     )
     fields = {f.name for f in dataclasses.fields(peft.LoraConfig)} - known
-    assert "use_dora" in fields and "target_parameters" in fields and len(fields) > 10
+    assert "use_qalora" in fields and "target_parameters" in fields and len(fields) > 10
     for name in (*fields, "something_new"):
         config = {"peft_type": "LORA", "r": 4, "target_modules": ["c_attn"], name: True if name.startswith("use") else ["x"]}
         (tmp_path / "adapter_config.json").write_text(json.dumps(config))

@@ -21,8 +21,9 @@ from tinylora.adapters import (
 )
 from tinylora.folders import set_classes
 from tinylora.formats import LoadError, peft, safetensors
-from tinylora.lora import lora_modules
+from tinylora.lora import LinearWithLoRA, lora_modules
 from tinylora.models.gpt import GPTModel
+from tinylora.variants import DoRA, Int8Linear, NF4Linear, quantize
 
 TINY = {
     "vocab_size": 11, "context_length": 8, "emb_dim": 8, "n_heads": 2, "n_layers": 2, "drop_rate": 0.0, "qkv_bias": True,
@@ -111,7 +112,10 @@ def test_as_one_of_several_named_adapters(saved):
     "entries, message",
     [
         ({"peft_type": "IA3"}, "peft_type is 'IA3'"), ({"peft_type": None}, "peft_type is None"),
-        ({"use_dora": True}, "use_dora is 'True'"), ({"lora_bias": True}, "lora_bias is"),
+        ({"use_dora": True}, r"missing: transformer\.h\.0\.attn\.c_attn\.lora_magnitude_vector"),
+        ({"use_dora": True, "lora_dropout": 0.1}, "use_dora with lora_dropout is not known"),
+        ({"use_dora": 1}, "use_dora must be"),
+        ({"lora_bias": True}, "lora_bias is"),
         ({"layer_replication": [[0, 1]]}, "layer_replication is"), ({"target_parameters": ["w"]}, "target_parameters is"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa': it may change the base"),
         ({"trainable_token_indices": [1]}, "trainable_token_indices is"), ({"new_in_peft": 3}, "new_in_peft is '3'"),
@@ -250,3 +254,36 @@ def test_any_configuration_at_all_is_honoured_or_refused_and_then_nothing_is_tou
         assert state(model) == before
     else:
         assert list(lora_modules(model)) and np.isfinite(scores(model)).all()
+
+
+@pytest.mark.parametrize("kind", [Int8Linear, NF4Linear])
+def test_onto_a_quantised_base_and_back(tmp_path, kind):
+    config = LoRAConfig(2, 6.0, ("W_query", "layers.0"), scaling="alpha/r")
+    save_adapter(trained(config), tmp_path / "a", config, format="peft")
+    (tmp_path / "a" / peft.WEIGHTS).write_bytes(without_fingerprint(tmp_path / "a"))  # the base's numbers are others now
+    model = base()
+    quantize(model, kind)
+    plain = scores(model)
+    load_adapter(model, tmp_path / "a")
+    changed_scores = scores(model)
+    assert (changed_scores != plain).any()
+    save_adapter(model, tmp_path / "b", config, format="peft")
+    one, other = (safetensors.load(tmp_path / name / peft.WEIGHTS)[0] for name in "ab")
+    assert one.keys() <= other.keys()
+    delta = {name: array for name, array in one.items() if "c_fc" in name}
+    for name, array in delta.items():
+        np.testing.assert_array_equal(other[name], array)
+
+
+def without_fingerprint(folder):
+    arrays, _ = safetensors.load(folder / peft.WEIGHTS)
+    safetensors.save(folder / "x.safetensors", arrays)
+    return (folder / "x.safetensors").read_bytes()
+
+
+def test_dora_and_lora_do_not_share_an_adapter(tmp_path):
+    model = base()
+    for name, kind in (("W_query", DoRA), ("out_proj", LinearWithLoRA)):
+        setattr(model.trf_blocks[0].att, name, kind(getattr(model.trf_blocks[0].att, name), 2, 1.0))
+    with pytest.raises(ValueError, match="some layers are DoRA and some are not"):
+        save_adapter(model, tmp_path / "a", LoRAConfig(2, 1.0), format="peft")

@@ -301,8 +301,6 @@ def test_a_variant_is_not_saved_as_another(tmp_path):
     model, config = configured("dora")
     with pytest.raises(ValueError, match=r"has variant, rank and scale \('dora', 2, 3\.0\)"):
         save_adapter(model, tmp_path / "a", dataclasses.replace(config, variant="lora"))
-    with pytest.raises(ValueError, match="DoRA is written in format 'tinylora' alone"):
-        save_adapter(model, tmp_path / "a", config, format="peft")
     for variant in ("dora", "pissa", "lora-fa"):
         with pytest.raises(ValueError, match="is for a plain Linear, not for Embedding"):
             apply_lora(base(), LoRAConfig(rank=2, targets=("tok_emb",), variant=variant))

@@ -106,7 +106,7 @@ def apply_lora(model: nn.Module, config: LoRAConfig) -> Plan:
             parent_path, _, name = path.rpartition(".")
             parent = model.get_submodule(parent_path)
             linear = getattr(parent, name)
-            setattr(parent, name, wrapped := _wrap(linear, config))
+            setattr(parent, name, wrapped := wrap(linear, config))
             done.append((parent, name, linear))
             A, B = wrapped.lora.A, wrapped.lora.B
             plan.append(PlanEntry(path, A.shape[0], B.shape[1], A.numel() + B.numel()))
@@ -121,7 +121,8 @@ def apply_lora(model: nn.Module, config: LoRAConfig) -> Plan:
     return plan
 
 
-def _wrap(layer: nn.Linear | nn.Embedding, config: LoRAConfig) -> LinearWithLoRA:
+def wrap(layer: nn.Linear | nn.Embedding, config: LoRAConfig) -> LinearWithLoRA:
+    """A layer in the LoRA that `config` describes. Raises ValueError for a variant that does not go around it."""
     rank, scale = config.rank, config.scale
     wrapped: LinearWithLoRA
     if isinstance(layer, nn.Embedding | QuantizedLinear) and config.variant != "lora":

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from tinylora import nn
+from tinylora.adapters.apply import wrap
 from tinylora.adapters.config import LoRAConfig
 from tinylora.backend import to_device
 from tinylora.formats import LoadError, hf_gpt2, peft, safetensors
@@ -21,8 +22,8 @@ from tinylora.lora import LinearWithLoRA, freeze, lora_modules
 from tinylora.models.gpt import GPTModel
 from tinylora.models.layout import Layer, head_of, layers
 from tinylora.tensor import Tensor
-from tinylora.variants import DropoutLoRA, EmbeddingWithLoRA
 
+MAGNITUDE = "lora_magnitude_vector"
 Arrays = dict[str, np.ndarray]
 
 
@@ -87,7 +88,8 @@ def put_peft(model: GPTModel, adapter: PeftAdapter, lora_only: bool = False) -> 
     scaling = "rslora" if config.use_rslora else "alpha/r"
     train = tuple(path for name in whole for path in found[name].paths)
     targets = tuple(wrappers)
-    return LoRAConfig(config.r, config.lora_alpha, targets, train, scaling, "peft", config.lora_dropout)
+    variant = "dora" if config.use_dora else "lora"
+    return LoRAConfig(config.r, config.lora_alpha, targets, train, scaling, "peft", config.lora_dropout, variant)
 
 
 def _names(name: str, embedding: bool) -> tuple[str, str]:
@@ -107,6 +109,10 @@ def _check(
         wide = layer.owners[0].weight.shape[0 if embedding else 1]
         tall = layer.owners[0].weight.shape[1] if embedding else sum(owner.weight.shape[0] for owner in layer.owners)
         expected |= dict(zip(_names(name, embedding), ((rank, wide), (tall, rank)), strict=True))
+        if config.use_dora:
+            if embedding:
+                raise LoadError(f"{path.with_name(peft.CONFIG)}: use_dora on an embedding, {name}, is not known here")
+            expected[f"{name}.{MAGNITUDE}"] = (tall,)
     expected |= {f"{name}.{leaf}": found[name].shape(leaf) for name in whole for leaf in found[name].parameters()}
     for key in [key for key in arrays if key not in expected]:
         name, _, leaf = key.replace(".base_layer.", ".").rpartition(".")
@@ -128,17 +134,18 @@ def _wrapped(config: peft.PeftConfig, layer: Layer, arrays: Arrays) -> dict[str,
     """A layer's modules in their LoRA: all with the same A, each with its part of B."""
     embedding = isinstance(layer.owners[0], nn.Embedding)
     a, b = (arrays[name] for name in _names(layer.name, embedding))
-    rank, scale, p = config.rank(layer.name), config.scale(layer.name), config.lora_dropout
+    variant = "dora" if config.use_dora else "lora"
+    made = LoRAConfig(config.rank(layer.name), config.scale(layer.name), dropout=config.lora_dropout, variant=variant)
+    count, shared = len(layer.owners), _parameter(a.T, layer.owners[0])
+    magnitudes = np.split(arrays[f"{layer.name}.{MAGNITUDE}"], count) if config.use_dora else [None] * count
     found: dict[str, LinearWithLoRA] = {}
-    shared = _parameter(a.T, layer.owners[0])
-    for path, owner, part in zip(layer.paths, layer.owners, np.split(b, len(layer.owners)), strict=True):
+    for path, owner, part, magnitude in zip(layer.paths, layer.owners, np.split(b, count), magnitudes, strict=True):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the rank was chosen when it was trained
-            if isinstance(owner, nn.Embedding):
-                found[path] = EmbeddingWithLoRA(owner, rank, scale)
-            elif isinstance(owner, nn.Linear):
-                found[path] = DropoutLoRA(owner, rank, scale, p) if p else LinearWithLoRA(owner, rank, scale)
-        found[path].lora.A, found[path].lora.B = shared, _parameter(part.T, owner)
+            found[path] = wrapped = wrap(cast(nn.Linear, owner), made)
+        wrapped.lora.A, wrapped.lora.B = shared, _parameter(part.T, owner)
+        if magnitude is not None:
+            wrapped.lora.magnitude = _parameter(magnitude, owner)
     return found
 
 
@@ -158,5 +165,6 @@ def _replaced(arrays: Arrays, found: dict[str, Layer]) -> list[tuple[nn.Module, 
 
 def _parameter(array: np.ndarray, beside: nn.Module) -> nn.Parameter:
     """A parameter that is trained, on the device and in the dtype of those of `beside`."""
-    like = next(iter(beside._parameters.values()))
+    like = next((p for p in beside._parameters.values() if p is not None), None)
+    like = beside.weight if like is None else like  # a quantised layer may have no parameter
     return nn.Parameter(Tensor(to_device(np.ascontiguousarray(array).astype(like.dtype, copy=False), like.device)))

@@ -18,7 +18,7 @@ from tinylora.tensor import Tensor
 
 
 class Change(NamedTuple):
-    """One layer's ΔW = s A B: its sizes, the scale s, and its singular values, largest first."""
+    """One layer's ΔW = s A B, without DoRA's magnitudes: its sizes, the scale s, its singular values, largest first."""
 
     layer: str
     in_features: int
@@ -71,7 +71,7 @@ def inspect_adapter(path: str | Path) -> Report:
     for layer, names in factors.items():
         a, b = (arrays.get(name, np.zeros((0, 0))) for name in names)
         changes.append(_change(str(path), layer, a.T if turned else a, b.T if turned else b, scale(layer)))
-    held = sum(arrays[name].size for names in factors.values() for name in names if name in arrays)
+    held = sum(array.size for name, array in arrays.items() if ".lora" in name)
     config.pop("lora", None)
     return Report(config, held, sum(array.size for array in arrays.values()) - held, changes)
 

@@ -15,14 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from tinylora import nn
 from tinylora.adapters.apply import below
 from tinylora.adapters.config import LoRAConfig
 from tinylora.backend import to_device
 from tinylora.formats import hf_gpt2, peft, safetensors, strict_json
-from tinylora.lora import LoRALayer, lora_modules
+from tinylora.lora import LinearWithLoRA, LoRALayer, lora_modules
 from tinylora.models.gpt import GPTModel
 from tinylora.models.layout import Layer, head_of, layers
-from tinylora.variants import EmbeddingWithLoRA
+from tinylora.variants import DoRA, EmbeddingWithLoRA
 
 
 def save_peft(model: GPTModel, folder: Path, config: LoRAConfig, about: dict[str, Any]) -> None:
@@ -31,6 +32,9 @@ def save_peft(model: GPTModel, folder: Path, config: LoRAConfig, about: dict[str
     arrays: dict[str, np.ndarray] = {}
     ranks: dict[str, tuple[int, float]] = {}
     wrapped = dict(lora_modules(model))
+    dora = {isinstance(module, DoRA) for module in wrapped.values()} == {True}
+    if not dora and any(isinstance(module, DoRA) for module in wrapped.values()):
+        raise ValueError("PEFT has one kind of LoRA in an adapter, and here some layers are DoRA and some are not")
     for name, layer in found.items():
         parts = [(i, wrapped[path].lora) for i, path in enumerate(layer.paths) if path in wrapped]
         if not parts:
@@ -39,6 +43,11 @@ def save_peft(model: GPTModel, folder: Path, config: LoRAConfig, about: dict[str
         embedding = isinstance(wrapped[layer.paths[parts[0][0]]], EmbeddingWithLoRA)
         ends = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A.weight", "lora_B.weight")
         arrays |= {f"{name}.{ends[0]}": a, f"{name}.{ends[1]}": b}
+        if dora:
+            magnitudes = [
+                _magnitude(wrapped.get(path), owner) for path, owner in zip(layer.paths, layer.owners, strict=True)
+            ]
+            arrays[f"{name}.lora_magnitude_vector"] = np.concatenate(magnitudes)
         alpha = scale * (math.sqrt(len(a)) if config.scaling == "rslora" else len(a))
         ranks[name] = (len(a), float(f"{alpha:.12g}"))
     whole = _whole(found, config.train)
@@ -53,8 +62,15 @@ def save_peft(model: GPTModel, folder: Path, config: LoRAConfig, about: dict[str
     folder.mkdir(parents=True, exist_ok=True)
     ready = {peft.PREFIX + name: array for name, array in arrays.items()}
     safetensors.save(folder / peft.WEIGHTS, ready, {"format": "pt", "tinylora": json.dumps(about)})
-    written = _config(config, ranks, whole, bias, about.get("model"), head_of(model))
+    written = _config(config, ranks, whole, bias, about.get("model"), head_of(model)) | {"use_dora": dora}
     safetensors.write(folder / peft.CONFIG, strict_json.text_of(written))
+
+
+def _magnitude(wrapped: LinearWithLoRA | None, owner: nn.Module) -> np.ndarray:
+    """DoRA's magnitude (out,); beside a part of c_attn that has one, a part without keeps the lengths that its rows have."""
+    found = owner.weight.data if wrapped is None else wrapped.lora.magnitude.data
+    found = to_device(found, "cpu").astype(np.float32, copy=False)
+    return np.sqrt((found * found).sum(axis=1)) if wrapped is None else found
 
 
 def fused(parts: list[tuple[int, LoRALayer]], count: int) -> tuple[np.ndarray, np.ndarray, float]:

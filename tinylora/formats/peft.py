@@ -17,7 +17,7 @@ from tinylora.formats import LoadError, strict_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-LORA = re.compile(r"(?P<module>.+)\.lora_(?:(?P<ab>[AB])\.weight|embedding_(?P<embedding>[AB]))")
+LORA = re.compile(r"(?P<module>.+)\.lora_(?:(?P<ab>[AB])\.weight|embedding_(?P<embedding>[AB])|magnitude_vector)")
 
 # entries that are data about the adapter or about how it was initialised: nothing is imported, no path is followed
 WITHOUT_EFFECT = frozenset(
@@ -45,6 +45,7 @@ class PeftConfig:
     bias: str = "none"
     lora_dropout: float = 0.0
     use_rslora: bool = False
+    use_dora: bool = False
     task_type: str | None = None
 
     def rank(self, module: str) -> int:
@@ -151,6 +152,8 @@ def _parsed(found: dict[str, Any]) -> PeftConfig:
         raise LoadError("layers_to_transform and layers_pattern go with a list of target_modules, not with a pattern")
     if not targets:
         raise LoadError("target_modules is missing")
+    if found.get("use_dora") and found.get("lora_dropout"):
+        raise LoadError("use_dora with lora_dropout is not known here")
     return PeftConfig(
         r=_rank(found.get("r", 8), "r"),
         lora_alpha=_finite(found.get("lora_alpha", 8), "lora_alpha"),
@@ -164,6 +167,7 @@ def _parsed(found: dict[str, Any]) -> PeftConfig:
         bias=found.get("bias", "none"),
         lora_dropout=_dropout(found.get("lora_dropout", 0.0)),
         use_rslora=_flag(found.get("use_rslora", False), "use_rslora"),
+        use_dora=_flag(found.get("use_dora", False), "use_dora"),
         task_type=found.get("task_type"),
     )
 
