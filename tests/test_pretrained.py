@@ -1,5 +1,6 @@
 """Folders as Hugging Face writes them, read and written without its libraries: whole, or refused by name and at once."""
 
+import contextlib
 import json
 import math
 import subprocess
@@ -161,7 +162,7 @@ def test_what_gpt2_has_no_place_for_is_not_written(tmp_path):
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
         ({"add_cross_attention": True}, "add_cross_attention is True"),
         ({"quantization_config": {"bits": 4}}, "quantization_config is"), ({"auto_map": {"A": "x.Y"}}, "auto_map is"),
-        ({"pruned_heads": {"0": [1]}}, "pruned_heads is"), ({"problem_type": "regression"}, "problem_type is 'regression'"),
+        ({"pruned_heads": {"0": [1]}}, "pruned_heads is"), ({"problem_type": "regression"}, "problem_type is regression"),
         ({"architectures": ["GPT2DoubleHeadsModel"]}, "architecture 'GPT2DoubleHeadsModel'"),
         ({"model_type": "llama"}, "model_type is 'llama'"), ({"activation_function": "mish"}, "activation_function 'mish'"),
         ({"n_layer": 3}, "says 3 layers, and the weights have 2"), ({"n_layer": 10**9}, "says 1000000000 layers"),
@@ -175,6 +176,9 @@ def test_what_gpt2_has_no_place_for_is_not_written(tmp_path):
         ({"architectures": ["GPT2ForSequenceClassification"]}, r"missing: score\.weight"),
         ({"architectures": ["GPT2ForSequenceClassification"], "id2label": {"0": "x"}}, "num_labels is 1, a regression"),
         ({"architectures": ["GPT2ForSequenceClassification"], "id2label": {"0": "x", "2": "y"}}, "id2label must map"),
+        ({"architectures": ["GPT2ForSequenceClassification"], "num_labels": 3, "id2label": {"0": "x"}}, "num_labels is 3"),
+        ({"architectures": "GPT3"}, "architecture 'GPT3'"), ({"eos_token_id": "x"}, "eos_token_id must be a token's number"),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings must be"), ({"bos_token_id": [1, -1]}, "bos_token_id must be"),
         ({"architectures": ["GPT2ForSequenceClassification"], "id2label": {"0": "x", "1": "x"}}, "id2label must map"),
     ],
 )  # fmt: skip
@@ -196,6 +200,23 @@ def test_entries_of_the_same_meaning_are_one(folder):
         config[other] = config.pop(name)
     (folder / "config.json").write_text(json.dumps({**config, "reorder_and_upcast_attn": True, "n_ctx": 8}))
     np.testing.assert_array_equal(scores(GPTModel.from_pretrained(folder)), scores(made(tie_head=True)))
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 2**70) | st.floats(allow_nan=False) | st.text(max_size=6)
+    | st.sampled_from(["gpt2", "relu", "GPT2Model", "GPT2ForSequenceClassification"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3), max_leaves=5,
+)  # fmt: skip
+FIELDS = sorted({*hf_config.DEFAULTS, *hf_config.ONLY, *hf_config.WITHOUT_EFFECT})
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), VALUES, min_size=1, max_size=3))
+def test_any_configuration_at_all_is_honoured_or_refused(tmp_path_factory, entries):
+    folder = tmp_path_factory.mktemp("any")
+    made(tie_head=True).save_pretrained(folder)
+    changed(folder, **entries)
+    with contextlib.suppress(LoadError):
+        assert np.isfinite(scores(GPTModel.from_pretrained(folder))).all()
 
 
 # ----------------------------------------------------------------------------------------------- the weights

@@ -28,28 +28,18 @@ from tinylora.variants import DoRA, EmbeddingWithLoRA
 
 def save_peft(model: GPTModel, folder: Path, config: LoRAConfig, about: dict[str, Any]) -> None:
     """Write the adapter of `model` into `folder`, with `about` in its metadata. See `store.save_adapter`."""
-    found = layers(model, head_of(model))
+    found, wrapped = layers(model, head_of(model)), dict(lora_modules(model))
+    if len({isinstance(module, DoRA) for module in wrapped.values()}) > 1:
+        raise ValueError("PEFT has one kind of LoRA in an adapter, and here some layers are DoRA and some are not")
     arrays: dict[str, np.ndarray] = {}
     ranks: dict[str, tuple[int, float]] = {}
-    wrapped = dict(lora_modules(model))
-    dora = {isinstance(module, DoRA) for module in wrapped.values()} == {True}
-    if not dora and any(isinstance(module, DoRA) for module in wrapped.values()):
-        raise ValueError("PEFT has one kind of LoRA in an adapter, and here some layers are DoRA and some are not")
     for name, layer in found.items():
-        parts = [(i, wrapped[path].lora) for i, path in enumerate(layer.paths) if path in wrapped]
-        if not parts:
-            continue
-        a, b, scale = fused(parts, len(layer.paths))
-        embedding = isinstance(wrapped[layer.paths[parts[0][0]]], EmbeddingWithLoRA)
-        ends = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A.weight", "lora_B.weight")
-        arrays |= {f"{name}.{ends[0]}": a, f"{name}.{ends[1]}": b}
-        if dora:
-            magnitudes = [
-                _magnitude(wrapped.get(path), owner) for path, owner in zip(layer.paths, layer.owners, strict=True)
-            ]
-            arrays[f"{name}.lora_magnitude_vector"] = np.concatenate(magnitudes)
-        alpha = scale * (math.sqrt(len(a)) if config.scaling == "rslora" else len(a))
-        ranks[name] = (len(a), float(f"{alpha:.12g}"))
+        if any(path in wrapped for path in layer.paths):
+            factors, scale = _factors(layer, wrapped)
+            arrays |= factors
+            r = len(next(iter(factors.values())))
+            alpha = scale * (math.sqrt(r) if config.scaling == "rslora" else r)
+            ranks[name] = (r, float(f"{alpha:.12g}"))  # 16.000000000000004 is 16
     whole = _whole(found, config.train)
     arrays |= {f"{name}.{leaf}": found[name].stored(leaf) for name in whole for leaf in found[name].parameters()}
     bias, biases = _biases(found, whole, ranks)
@@ -62,8 +52,22 @@ def save_peft(model: GPTModel, folder: Path, config: LoRAConfig, about: dict[str
     folder.mkdir(parents=True, exist_ok=True)
     ready = {peft.PREFIX + name: array for name, array in arrays.items()}
     safetensors.save(folder / peft.WEIGHTS, ready, {"format": "pt", "tinylora": json.dumps(about)})
-    written = _config(config, ranks, whole, bias, about.get("model"), head_of(model)) | {"use_dora": dora}
+    written = _config(config, ranks, whole, bias, about.get("model"), head_of(model))
+    written["use_dora"] = any(isinstance(module, DoRA) for module in wrapped.values())
     safetensors.write(folder / peft.CONFIG, strict_json.text_of(written))
+
+
+def _factors(layer: Layer, wrapped: dict[str, LinearWithLoRA]) -> tuple[dict[str, np.ndarray], float]:
+    """A, B and for DoRA the magnitude of a layer by their names in the file, A first, and the scale."""
+    parts = [(i, wrapped[path]) for i, path in enumerate(layer.paths) if path in wrapped]
+    A, B, scale = fused([(i, module.lora) for i, module in parts], len(layer.paths))
+    if isinstance(parts[0][1], EmbeddingWithLoRA):
+        return {f"{layer.name}.lora_embedding_A": A, f"{layer.name}.lora_embedding_B": B}, scale
+    found = {f"{layer.name}.lora_A.weight": A, f"{layer.name}.lora_B.weight": B}
+    if isinstance(parts[0][1], DoRA):
+        lengths = [_magnitude(wrapped.get(path), owner) for path, owner in zip(layer.paths, layer.owners, strict=True)]
+        found[f"{layer.name}.lora_magnitude_vector"] = np.concatenate(lengths)
+    return found, scale
 
 
 def _magnitude(wrapped: LinearWithLoRA | None, owner: nn.Module) -> np.ndarray:

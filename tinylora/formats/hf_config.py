@@ -67,9 +67,11 @@ def to_lecture(config: dict[str, Any], where: str) -> dict[str, Any]:
         cfg["norm_eps"] = eps
     if labels := _labels(config, where):
         cfg["labels"] = labels
-    elif full["tie_word_embeddings"]:
+    elif full["tie_word_embeddings"] is True:
         cfg["tie_head"] = True
-    return cfg | {name: full[name] for name in TOKENS}
+    elif full["tie_word_embeddings"] is not False:
+        raise LoadError(f"{where}: tie_word_embeddings must be true or false, not {str(full['tie_word_embeddings'])[:60]}")
+    return cfg | {name: _token(full[name], name, where) for name in TOKENS}
 
 
 def to_hugging_face(cfg: dict[str, Any], tied: bool, labels: list[str] | None) -> dict[str, Any]:
@@ -94,8 +96,9 @@ def to_hugging_face(cfg: dict[str, Any], tied: bool, labels: list[str] | None) -
 def _refuse(config: dict[str, Any], where: str) -> None:
     for name, allowed in ONLY.items():
         if name in config and config[name] not in allowed:
-            raise LoadError(f"{where}: {name} is {config[name]!r}, and tinylora computes it as {allowed[0]!r} alone")
-    for name in config.get("architectures") or ():
+            raise LoadError(f"{where}: {name} is {str(config[name])[:60]}, and tinylora computes it as {allowed[0]} alone")
+    architectures = config.get("architectures") or []
+    for name in architectures if isinstance(architectures, list) else [architectures]:
         if name not in ARCHITECTURES:
             raise LoadError(f"{where}: architecture {name!r}; known are {', '.join(ARCHITECTURES)}")
     unknown = config.keys() - DEFAULTS.keys() - ONLY.keys() - WITHOUT_EFFECT
@@ -110,6 +113,8 @@ def _labels(config: dict[str, Any], where: str) -> list[str] | None:
     count = config.get("num_labels", 2)
     named = config.get("id2label") or {str(i): f"LABEL_{i}" for i in range(count if type(count) is int else 0)}
     labels: list[Any] = [named.get(str(i)) for i in range(len(named))] if isinstance(named, dict) else []
+    if "num_labels" in config and count != len(labels):
+        raise LoadError(f"{where}: num_labels is {count!r}, and id2label has {len(labels)}")
     if len(labels) == 1:
         raise LoadError(f"{where}: num_labels is 1, a regression; tinylora classifies")
     if len(labels) < 2 or not all(isinstance(label, str) for label in labels) or len(set(labels)) < len(labels):
@@ -120,6 +125,12 @@ def _labels(config: dict[str, Any], where: str) -> list[str] | None:
 def _size(value: Any, name: str, where: str) -> int:
     if type(value) is not int or not 0 < value < 2**31:
         raise LoadError(f"{where}: {name} must be an integer of at least 1, not {str(value)[:60]}")
+    return value
+
+
+def _token(value: Any, name: str, where: str) -> int | list[int] | None:
+    if value is not None and not all(type(i) is int and i >= 0 for i in (value if isinstance(value, list) else [value])):
+        raise LoadError(f"{where}: {name} must be a token's number, or several, not {str(value)[:60]}")
     return value
 
 
