@@ -177,6 +177,7 @@ def test_what_gpt2_has_no_place_for_is_not_written(tmp_path):
         ({"architectures": ["GPT2ForSequenceClassification"], "id2label": {"0": "x"}}, "num_labels is 1, a regression"),
         ({"architectures": ["GPT2ForSequenceClassification"], "id2label": {"0": "x", "2": "y"}}, "id2label must map"),
         ({"architectures": ["GPT2ForSequenceClassification"], "num_labels": 3, "id2label": {"0": "x"}}, "num_labels is 3"),
+        ({"hidden_size": 9}, "hidden_size and n_embd are one entry, and here they differ"),
         ({"architectures": "GPT3"}, "architecture 'GPT3'"), ({"eos_token_id": "x"}, "eos_token_id must be a token's number"),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings must be"), ({"bos_token_id": [1, -1]}, "bos_token_id must be"),
         ({"architectures": ["GPT2ForSequenceClassification"], "id2label": {"0": "x", "1": "x"}}, "id2label must map"),

@@ -47,6 +47,9 @@ def to_lecture(config: dict[str, Any], where: str) -> dict[str, Any]:
     """The lecture's configuration of a Hugging Face `config`; `where` begins every message of LoadError."""
     if config.get("model_type") != "gpt2":
         raise LoadError(f"{where}: model_type is {config.get('model_type')!r}, and tinylora reads 'gpt2'")
+    for other, name in OTHER_NAMES.items():
+        if other in config and config.get(name, config[other]) != config[other]:
+            raise LoadError(f"{where}: {other} and {name} are one entry, and here they differ")
     config = {OTHER_NAMES.get(key, key): value for key, value in config.items()}
     _refuse(config, where)
     full = {**DEFAULTS, **config}
