@@ -115,8 +115,9 @@ def merge(args: argparse.Namespace) -> None:
 def inspect(args: argparse.Namespace) -> None:
     """Print an adapter's configuration, counts, and the spectrum of every layer's change."""
     found = inspect_adapter(adapter_file(args.adapter))
-    config = {key: value for key, value in found.config.items() if value not in (None, "", (), [], {})}
-    screen.table(["configuration", ""], [[key, str(value)] for key, value in config.items()])
+    for key, value in found.config.items():
+        if value not in (None, False, "", (), [], {}):
+            screen.say(f"{key:16} {', '.join(map(str, value)) if isinstance(value, list | tuple) else value}")
     screen.say(f"\n{found.lora:,} parameters of LoRA, {found.whole:,} of modules trained whole\n")
     screen.changes(found.changes)
 
