@@ -19,6 +19,7 @@ import numpy as np
 from tinylora.meta import MetaArray
 
 Array = Any  # numpy.ndarray, cupy.ndarray or MetaArray
+NUMPY = (np.ndarray, np.generic)
 
 float16, float32, float64 = (np.dtype(f"float{bits}") for bits in (16, 32, 64))
 int8, int16, int32, int64 = (np.dtype(f"int{bits}") for bits in (8, 16, 32, 64))
@@ -161,9 +162,9 @@ def device_of(array: Array) -> device:
     """The device that holds `array`."""
     if isinstance(array, MetaArray):
         return device("meta")
-    if not isinstance(array, np.ndarray | np.generic) and not is_cupy(array):
+    if not isinstance(array, NUMPY) and not is_cupy(array):
         raise TypeError(f"expected an array, got {type(array).__name__}; the array of a tensor is its .data")
-    return device("cpu" if isinstance(array, np.ndarray | np.generic) else "cuda")
+    return device("cpu" if isinstance(array, NUMPY) else "cuda")
 
 
 def is_cupy(x: Any) -> bool:
@@ -178,7 +179,7 @@ def array_module(*arrays: Array) -> ModuleType:
     """
     found: ModuleType | None = None
     for array in arrays:
-        if isinstance(array, np.ndarray | np.generic):
+        if isinstance(array, NUMPY):
             module: ModuleType = np
         elif is_cupy(array):
             module = sys.modules["cupy"]

@@ -38,10 +38,11 @@ def numpy_names(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _lift(op: Op, floating: bool = False) -> Callable[..., Tensor]:
     def lifted(*inputs: Any) -> Tensor:
-        if not any(isinstance(operand(x), Tensor) for x in inputs):
+        operands = promote(*inputs, floating=floating)
+        if not any(isinstance(x, Tensor) for x in operands):
             raise TypeError(f"{op.name}: expected a tensor, got {', '.join(type(x).__name__ for x in inputs)}")
         try:
-            return record(op, *promote(*inputs, floating=floating))
+            return record(op, *operands)
         except ValueError:
             shapes = [tuple(x.shape) for x in inputs if hasattr(x, "shape")]
             raise RuntimeError(f"{op.name}: shapes {' and '.join(map(str, shapes))} do not broadcast") from None

@@ -94,11 +94,22 @@ def promote(*operands: Any, floating: bool = False) -> list[Any]:
     `floating` makes integers float32, for functions such as exp that have no integer form.
     """
     found = [operand(x) for x in operands]
+    if _alike(found):
+        return found
     dtype = result_type(*found)
     if floating and not is_floating(dtype):
         dtype = float32
     devices = {str(x.device) for x in found if isinstance(x, Tensor)}
     return [_fit(x, dtype, len(devices) > 1) for x in found]
+
+
+def _alike(found: list[Any]) -> bool:
+    """Nothing to do, as is mostly the case: floating-point Tensors of one dtype, on one device."""
+    first = found[0]
+    if not isinstance(first, Tensor) or first.data.dtype.kind != "f":
+        return False
+    dtype, kind = first.data.dtype, type(first.data)
+    return all(isinstance(x, Tensor) and x.data.dtype == dtype and type(x.data) is kind for x in found[1:])
 
 
 def _fit(x: Any, dtype: np.dtype, mixed: bool) -> Any:

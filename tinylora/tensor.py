@@ -125,14 +125,14 @@ def record(op: Op, *inputs: Any, **options: Any) -> Tensor:
     started = perf_counter() if watchers else 0.0
     with np.errstate(all="ignore"):  # inf and NaN are answers here, as in PyTorch
         out, vjps = op(*[x.data if isinstance(x, Tensor) else x for x in inputs], **options)
-    edges = tuple(
+    edges = [
         (x.node, vjp)
         for x, vjp in zip(inputs, vjps, strict=True)
-        if isinstance(x, Tensor) and x.node is not None and vjp is not None and grad_enabled()
-    )
+        if isinstance(x, Tensor) and x.node is not None and vjp is not None and _mode.grad
+    ]
     for watcher in watchers:
         edges = watcher(op, inputs, options, out, edges, started)
-    return Tensor(out, node=Node(out.shape, edges) if edges else None)
+    return Tensor(out, node=Node(out.shape, tuple(edges)) if edges else None)
 
 
 watchers: list[Callable[..., Any]] = []  # profile.py looks on from here: (op, inputs, options, out, edges, started) -> edges

@@ -167,8 +167,10 @@ class Module:
         return self
 
     def zero_grad(self) -> None:
-        for parameter in self.parameters():
+        for parameter in [p for p in self._parameters.values() if p is not None]:
             parameter.grad = None
+        for child in self.children():
+            child.zero_grad()
 
     def to(self, *where: Any, dtype: Any = None, device: Any = None) -> Module:
         """Move every parameter and buffer to a device, cast the floating-point ones to a dtype, or both."""

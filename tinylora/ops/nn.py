@@ -19,7 +19,7 @@ SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
 # ------------------------------------------------------------------------------------------- linear
 def rows(x):
     """x as a matrix: (.., C) -> (N, C)."""
-    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 @op
