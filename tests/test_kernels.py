@@ -1,6 +1,10 @@
 """Tuned versions: block boundaries, memory, work skipped, masks. (That each agrees with its definition on every
 op's own test inputs is tested with the ops.)"""
 
+import contextlib
+import os
+import subprocess
+import sys
 import tracemalloc
 import weakref
 
@@ -10,8 +14,10 @@ import pytest
 import tinylora
 from tinylora import functional as F
 from tinylora import ops, profile
+from tinylora.kernels import adam as adam_of_all
 from tinylora.kernels import attention as blocked
-from tinylora.kernels import cpu
+from tinylora.kernels import blocks, elementwise, linear, products
+from tinylora.op import Op
 from tinylora.tensor import sum_to
 
 RNG = np.random.default_rng(0)
@@ -50,9 +56,9 @@ def heads(B, H, T, D, dtype=np.float32):
 
 
 # ----------------------------------------------------------------------------------------- attention
-R, LONG = blocked.ROWS, 2 * blocked.ROWS
+R = blocked.ROWS
 LENGTHS = [(1, 1), (R - 1, R - 1), (R, R), (R + 1, R + 1), (3 * R, 3 * R), (1, 9), (R, R + 7), (R + 1, blocked.SHORT)]
-LONG_LENGTHS = [(2, blocked.SHORT + 1), (LONG - 1, 300), (LONG, 300), (LONG + 1, 300), (300, 300)]
+LONG_LENGTHS = [(2, blocked.SHORT + 1), (R - 1, 300), (R, 300), (R + 1, 300), (300, 300)]
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3])
@@ -116,24 +122,29 @@ def test_attention_declines():
     assert blocked.attention(np, x, x, x, p=1.0) is NotImplemented
 
 
-def test_blocks_cover_every_row_once_and_skip_the_future():
-    for B, H, T, S, scores in ((2, 3, 130, 130, 2**17), (1, 12, 1024, 1024, 2**17), (4, 5, 70, 90, 10_000)):
-        seen, work = np.zeros((B, H, T), int), 0
-        for b, h, i, n in blocked._blocks(B, H, T, S, True, 64, scores):
-            seen[b, h, i] += 1
-            assert n == S - T + min(i.stop, T)  # the last row of the block sees exactly these
-            block = seen[b, h, i].size * n
-            assert block <= max(scores, 64 * n)
-            work += block
-        assert (seen == 1).all()
-        assert work <= B * H * (T * S - T * (T - 1) / 2 + T * 32)
-    causal = sum((i.stop - i.start) * n for _, _, i, n in blocked._blocks(1, 1, 1024, 1024, True, 64, 1))
-    assert causal / 1024**2 < 0.54
+def test_row_blocks_cover_every_row_once_and_skip_the_future():
+    for T, S in ((130, 130), (1024, 1024), (70, 90)):
+        rows = list(blocked._rows(T, S, True, 64))
+        assert [t for i, _ in rows for t in range(i.start, i.stop)] == list(range(T))
+        assert all(n == S - T + i.stop for i, n in rows)  # the last row of a block sees exactly these
+        assert sum((i.stop - i.start) * n for i, n in rows) <= T * S - T * (T - 1) / 2 + T * 32
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_groups_of_heads_cover_every_head_once_and_leave_no_thread_idle(threads, monkeypatch):
+    monkeypatch.setattr(blocked, "get_num_threads", lambda: threads)
+    for B, H, at_most in ((1, 12, 3), (2, 12, 100), (8, 12, 32), (3, 5, 1), (1, 1, 9), (7, 1, 2)):
+        groups = list(blocked._groups(B, H, at_most))
+        seen = np.zeros((B, H), int)
+        for b, h in groups:
+            seen[b, h] += 1
+            assert seen[b, h].size <= max(at_most, 1)
+        assert (seen == 1).all() and len(groups) >= min(threads, B * H) / 2
 
 
 def attention_bytes(T):
     """Peak of a forward and backward pass over T tokens, and what is kept between the two."""
-    q, k, v, g = (heads(1, 4, T, 16) for _ in range(4))
+    q, k, v, g = (heads(1, 16, T, 16) for _ in range(4))  # enough heads for a full block on every thread
     tracemalloc.start()
     try:
         _, vjps = blocked.attention(np, q, k, v)
@@ -150,7 +161,7 @@ def test_attention_memory_grows_linearly_with_length():
     assert peaks[1] < 2.1 * peaks[0]
     assert peaks[2] < 2.1 * peaks[1]
     assert kept[2] < 2.1 * kept[1] < 4.41 * kept[0]
-    array = 4 * 4 * 2048 * 16
+    array = 4 * 16 * 2048 * 16
     assert kept[2] < 3 * array  # scaled q, y, and two numbers a row; a T x T matrix would be 128 arrays
     assert peaks[2] < 16 * array
 
@@ -165,20 +176,20 @@ def test_attention_hands_joined_heads_on_without_a_copy():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 32, 83])
 def test_gelu_at_block_boundaries(size, dtype, monkeypatch):
-    monkeypatch.setattr(cpu, "BLOCK", 16)
-    agree(ops.gelu, cpu.gelu, draw(size, dtype=dtype), wrt=(0,))
+    monkeypatch.setattr(blocks, "BLOCK", 16)
+    agree(ops.gelu, elementwise.gelu, draw(size, dtype=dtype), wrt=(0,))
 
 
 def test_gelu_of_strided_and_0d_arrays():
-    agree(ops.gelu, cpu.gelu, draw(7, 10)[::2, ::-3], wrt=(0,))
-    agree(ops.gelu, cpu.gelu, draw(4, 5).T, wrt=(0,))
-    agree(ops.gelu, cpu.gelu, draw(), wrt=(0,))
+    agree(ops.gelu, elementwise.gelu, draw(7, 10)[::2, ::-3], wrt=(0,))
+    agree(ops.gelu, elementwise.gelu, draw(4, 5).T, wrt=(0,))
+    agree(ops.gelu, elementwise.gelu, draw(), wrt=(0,))
 
 
 def test_gelu_far_out():
     x = np.array([-1e15, -30.0, -5.0, 0.0, 5.0, 30.0, 1e15], np.float32)
     with np.errstate(over="ignore"):
-        y, (d_x,) = cpu.gelu(np, x)
+        y, (d_x,) = elementwise.gelu(np, x)
         expected = ops.gelu.definition(np, x)[0]
         slope = d_x(np.ones_like(x))
     close(y, expected, 1e-6)
@@ -193,28 +204,34 @@ def lora_inputs(rows, d_in, d_out, r, dtype=np.float32, bias=True):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("rows", "d_in", "d_out", "r"), [(9, 9, 4, 2), (40, 4, 9, 3), (300, 17, 5, 1), (1, 1, 1, 1)])
-def test_lora_linear_through_the_changed_weight(rows, d_in, d_out, r, dtype):
-    agree(ops.lora_linear, cpu.lora_linear, *lora_inputs(rows, d_in, d_out, r, dtype), wrt=(0, 1, 2, 3, 4))
-    agree(ops.lora_linear, cpu.lora_linear, *lora_inputs(rows, d_in, d_out, r, dtype, bias=False), wrt=(0, 1, 3, 4))
+@pytest.mark.parametrize(
+    ("rows", "d_in", "d_out", "r"), [(9, 9, 4, 2), (40, 4, 9, 3), (3, 17, 5, 1), (1, 1, 1, 1), (0, 4, 4, 2)]
+)
+def test_lora_linear_with_more_and_with_fewer_rows_than_features(rows, d_in, d_out, r, dtype, monkeypatch):
+    for small in (products.SMALL, 0):  # one product at once, or cut for the threads
+        monkeypatch.setattr(products, "SMALL", small)
+        agree(ops.lora_linear, linear.lora_linear, *lora_inputs(rows, d_in, d_out, r, dtype), wrt=(0, 1, 2, 3, 4))
+        agree(ops.lora_linear, linear.lora_linear, *lora_inputs(rows, d_in, d_out, r, dtype, bias=False), wrt=(0, 1, 3, 4))
 
 
 def test_lora_linear_of_strided_inputs():
     _, W, b, A, B, scale = lora_inputs(1, 6, 4, 2)
-    agree(ops.lora_linear, cpu.lora_linear, draw(5, 3, 12)[:, ::-1, ::2], W, b, A, B, scale, wrt=(0, 3, 4))
+    agree(ops.lora_linear, linear.lora_linear, draw(5, 3, 12)[:, ::-1, ::2], W, b, A, B, scale, wrt=(0, 3, 4))
 
 
-def test_lora_linear_declines_few_rows():
-    assert cpu.lora_linear(np, *lora_inputs(8, 9, 4, 2)) is NotImplemented
-    assert cpu.lora_linear(np, *lora_inputs(8, 4, 9, 2)) is NotImplemented
-    assert cpu.lora_linear(np, *lora_inputs(0, 4, 4, 2)) is NotImplemented
+def test_a_changed_matrix_is_laid_out_as_the_matrix_is():
+    P, Q = draw(70, 3), draw(3, 90)
+    for W in (draw(70, 90), draw(90, 70).T, draw(140, 90)[::2], draw(70, 180)[:, ::2]):
+        total = linear.changed(W, P, Q)
+        close(total, W + P @ Q, 1e-6)
+        assert total.flags.f_contiguous == W.flags.f_contiguous
 
 
 def test_lora_linear_keeps_x_for_A_alone():
     x, W, b, A, B, scale = lora_inputs(20, 6, 4, 2)
     x = x.copy()
     alive = weakref.ref(x)
-    _, vjps = cpu.lora_linear(np, x, W, b, A, B, scale)
+    _, vjps = linear.lora_linear(np, x, W, b, A, B, scale)
     del x
     vjps = [vjps[0], vjps[3], vjps[4]]
     assert alive() is not None
@@ -222,7 +239,67 @@ def test_lora_linear_keeps_x_for_A_alone():
     assert alive() is None
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3, 4, 6, 64])
+@pytest.mark.parametrize(("n", "m", "k"), [(1, 1, 1), (5, 3, 2**20), (3000, 700, 64), (700, 3000, 64), (2, 50257, 768)])
+def test_rectangles_cover_a_result_once(n, m, k, threads, monkeypatch):
+    monkeypatch.setattr(products, "get_num_threads", lambda: threads)
+    cut = list(products.rectangles(n, m, k))
+    seen = np.zeros((n, m), np.int8)
+    for place in cut:
+        seen[place] += 1
+    assert (seen == 1).all() and len(cut) <= threads
+    assert not products.BLAS_IS_OURS or n * m * k < 2 * products.ALONE or len(cut) > 1 or threads == 1
+
+
+# ---------------------------------------------------------------------------------------------- Adam
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_adam_on_all_parameters_gives_the_numbers_of_one_by_one(name, threads, monkeypatch):
+    monkeypatch.setattr(adam_of_all, "BLOCK", 7)
+    monkeypatch.setattr(adam_of_all, "get_num_threads", lambda: threads)
+    shapes = [(5, 4), (9,), (), (1, 0, 3), (30, 2)]
+    results = []
+    for kernels in (True, False):
+        rng = np.random.default_rng(0)
+        p = [tinylora.tensor(np.asarray(rng.standard_normal(s), np.float32)).requires_grad_() for s in shapes]
+        optimizer = getattr(tinylora.optim, name)([{"params": p[:2]}, {"params": p[2:], "lr": 0.1}], weight_decay=0.1)
+        for _ in range(3):
+            for x in p:
+                x.grad = tinylora.tensor(np.asarray(rng.standard_normal(x.shape[::-1]), np.float32)).permute(
+                    *range(len(x.shape))[::-1]
+                )
+            with contextlib.nullcontext() if kernels else tinylora.no_kernels():
+                optimizer.step()
+        results.append([x.data for x in p] + [s[k] for s in optimizer.state.values() for k in ("m", "v")])
+    for ours, plain in zip(*results, strict=True):
+        assert np.array_equal(ours, plain) and ours.dtype == np.float32
+
+
 # ------------------------------------------------------------------------------------------- in place
+def test_without_kernels_the_definitions_run():
+    q = tinylora.randn(1, 2, 300, 8).requires_grad_()
+    kept = []
+    for block in (tinylora.no_kernels(), contextlib.nullcontext(), tinylora.no_kernels()):
+        with block, profile() as p:
+            F.scaled_dot_product_attention(q, q, q, is_causal=True)
+        kept.append(p.ops["attention"].kept)
+    assert kept[0] == kept[2] >= 4 * 2 * 300 * 300 > kept[1]  # P, 4 bytes each
+
+
+def test_no_kernels_ends_with_its_block_whatever_happens_in_it():
+    with pytest.raises(ValueError), tinylora.no_kernels(), tinylora.no_kernels():
+        raise ValueError
+    assert Op.use_tuned
+
+
+@pytest.mark.parametrize("value, expected", [("0", "False"), ("1", "True")])
+def test_an_environment_variable_turns_kernels_off(value, expected):
+    code = "import tinylora; print(tinylora.op.Op.use_tuned)"
+    environment = {**os.environ, "TINYLORA_KERNELS": value}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [expected]
+
+
 def test_the_engine_uses_the_tuned_versions_and_meta_does_not():
     q = tinylora.randn(1, 2, 600, 8).requires_grad_()
     with profile() as p:

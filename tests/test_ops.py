@@ -10,12 +10,17 @@ from op_table import LARGE, ROWS, Call
 
 import tinylora  # registers the tuned versions
 from tinylora import ops
+from tinylora.kernels import attention, blocks, linear, products
 from tinylora.op import OPS, Op, once
 from tinylora.tensor import record, sum_to
 from tinylora.testing import KinkError, gradcheck
 from tinylora.testing.strategies import arrays
 
 NAMES = sorted(name for name, op in OPS.items() if op.definition.__module__.startswith("tinylora."))
+CUTS = [
+    (blocks, "BLOCK", 5), (products, "ALONE", 1), (products, "SMALL", 0), (products, "ROWS", 2), (linear, "ROWS", 2),
+    (attention, "ROWS", 2), (attention, "SHORT", 3), (attention, "SCORES", {"numpy": 8}),
+]  # fmt: skip
 TUNED = [(name, i) for name in NAMES for i in range(len(OPS[name].tuned["numpy"]))]
 
 
@@ -97,9 +102,32 @@ def test_a_vjp_writes_neither_into_g_nor_into_an_input(name):
     check()
 
 
+@pytest.fixture
+def cut_small(monkeypatch):
+    """Make the kernels cut even small arrays into blocks and pieces."""
+    for module, name, size in CUTS:
+        monkeypatch.setattr(module, name, size)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-10), (np.float32, 1e-4)])
+@pytest.mark.parametrize("name, i", TUNED)
+def test_a_tuned_version_agrees_with_the_definition_in_however_many_pieces(name, i, dtype, tolerance, threads, cut_small):
+    before = tinylora.get_num_threads()
+    tinylora.set_num_threads(threads)
+    try:
+        agrees_with_the_definition(name, i, dtype, tolerance)
+    finally:
+        tinylora.set_num_threads(before)
+
+
 @pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-10), (np.float32, 1e-4)])
 @pytest.mark.parametrize("name, i", TUNED)
 def test_a_tuned_version_agrees_with_the_definition(name, i, dtype, tolerance):
+    agrees_with_the_definition(name, i, dtype, tolerance)
+
+
+def agrees_with_the_definition(name, i, dtype, tolerance):
     op, accepted = OPS[name], []
 
     def compare(call, g):

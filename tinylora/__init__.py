@@ -14,6 +14,7 @@ from tinylora.creation import rand_like, randint, randn, randn_like, tensor, zer
 from tinylora.functional import abs, add, amax, amin, clamp, cos, cumsum, div, einsum, erf, exp, log, log_softmax
 from tinylora.functional import masked_fill, matmul, maximum, mean, minimum, mul, neg, pow, prod, relu, rsqrt, sigmoid
 from tinylora.functional import sin, softmax, sqrt, std, sub, sum, tanh, var, where
+from tinylora.kernels import get_num_threads, no_kernels, set_num_threads
 from tinylora.kernels.cuda.gemm import get_float32_matmul_precision, set_float32_matmul_precision
 from tinylora.nn.count import count_parameters
 from tinylora.profile import profile

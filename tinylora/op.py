@@ -35,6 +35,8 @@ OPS: dict[str, Op] = {}  # every op by name
 class Op:
     """One operation: its definition, and the tuned versions that must agree with it."""
 
+    use_tuned = True  # kernels/switch.py turns them off
+
     def __init__(self, definition: Definition) -> None:
         self.definition = definition
         self.name = definition.__name__
@@ -44,7 +46,7 @@ class Op:
     def __call__(self, *inputs: Any, **options: Any) -> tuple[Any, tuple[Any, ...]]:
         """Output array and vjps, by the first tuned version that accepts, else by the definition."""
         xp = array_module(*inputs)
-        for version in self.tuned[xp.__name__]:
+        for version in self.tuned[xp.__name__] if Op.use_tuned else ():
             result = version(xp, *inputs, **options)
             if result is not NotImplemented:
                 return result

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tinylora.backend import Array, array_module, to_device
+from tinylora.kernels.adam import adam
 from tinylora.kernels.cuda import many
 from tinylora.tensor import Tensor
 
@@ -52,10 +53,8 @@ class Optimizer:
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to go on as if nothing had happened: plain numbers and CPU arrays."""
-        host = [
-            {k: v if isinstance(v, int | float) else to_device(v, "cpu") for k, v in self.state.get(id(p), {}).items()}
-            for p in self.parameters()
-        ]
+        states = [self.state.get(id(p), {}) for p in self.parameters()]
+        host = [{k: v if isinstance(v, int | float) else to_device(v, "cpu").copy() for k, v in s.items()} for s in states]
         options = [{k: v for k, v in group.items() if k != "params"} for group in self.param_groups]
         return {"state": host, "param_groups": options}
 
@@ -113,10 +112,11 @@ class Adam(Optimizer):
     decay_apart = False  # of the gradient
 
     def step(self) -> None:
-        """Move every parameter that has a gradient: in one launch where they are float32 on a GPU, else one by one."""
+        """Move every parameter that has a gradient: all in one go where a tuned version can, else one by one."""
         moved = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
         rows = [(p.data, p.grad.data, self.state.setdefault(id(p), {}), group) for p, group in moved]
         new = many.adam(rows, self.decay_apart)
+        new = adam(rows, self.decay_apart) if new is None else new
         if new is None:
             super().step()
         for (p, _), w in zip(moved, new or (), strict=new is not None):

@@ -9,20 +9,22 @@ Dao et al. 2022, "FlashAttention", section 3; Rabe & Staats 2021, "Self-attentio
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
 from tinylora import ops
 from tinylora.backend import mix
+from tinylora.kernels.threads import get_num_threads, spread
 from tinylora.meta import MetaArray
 from tinylora.op import once
 
-ROWS = 64  # query rows in a block, twice as many where S is long: few skip more of the future, many multiply faster
+ROWS = 64  # query rows in a block: few skip more of the future, many multiply faster
 SCORES = {"numpy": 2**18, "cupy": 2**26}  # scores computed at once: 1 MB stays in a core's cache, 256 MB fill a GPU
 SHORT = 256  # up to so many keys the blocks are kept after all: computing them again would cost more than it saves
 
-Block = tuple[slice, slice, slice, int]  # of the batch, of the heads, of the query rows, and how many keys these see
+Heads = tuple[slice, slice]  # of the batch, and of the heads of one: what one thread works on at a time
 
 
 @ops.attention.tune("numpy", "cupy")
@@ -45,7 +47,10 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0):
     scaled_q = q * scale
     y = xp.empty_like(q)  # in memory laid out as q is, so that joining the heads again is free
     top, total = (xp.empty((B, H, T, 1), q.dtype) for _ in range(2))
-    blocks = list(_blocks(B, H, T, S, causal, ROWS if S <= SHORT else 2 * ROWS, SCORES[xp.__name__]))
+    blocks = list(_rows(T, S, causal, ROWS))
+    groups = list(_groups(B, H, SCORES[xp.__name__] // (min(blocks[0][0].stop, T) * S)))
+    for_each = spread if xp is np else _one_by_one
+    saved: list[list[Any]] = [[] for _ in groups]  # e and M of every block
 
     def weights(b, h, i, n, first):
         """e and M of a block, (b, h, R, n)."""
@@ -67,29 +72,36 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0):
         positions = positions[..., None] * np.uint64(S) + axes[3]
         return (mix(positions, key) >= np.uint64(int(p * 2**64))).astype(q.dtype)
 
-    saved = []
-    for b, h, i, n in blocks:
-        e, M = weights(b, h, i, n, first=True)
-        total[b, h, i] = e @ xp.ones((n, 1), e.dtype)
-        xp.multiply((e if M is None else e * M) @ v[b, h, :n], kept / total[b, h, i], out=y[b, h, i])
-        if S <= SHORT:
-            saved.append((e, M))
+    def forward(j):
+        b, h = groups[j]
+        for i, n in blocks:
+            e, M = weights(b, h, i, n, first=True)
+            total[b, h, i] = e @ xp.ones((n, 1), e.dtype)
+            xp.multiply((e if M is None else e * M) @ v[b, h, :n], kept / total[b, h, i], out=y[b, h, i])
+            if S <= SHORT:
+                saved[j].append((e, M))
+
+    for_each(forward, range(len(groups)))
 
     def gradients(g):
         d_q, d_k, d_v = xp.empty_like(q), xp.zeros_like(k), xp.zeros_like(v)
-        delta = (g * y).sum(axis=-1, keepdims=True) / total
-        g = g * (kept / total)
-        for j, (b, h, i, n) in enumerate(blocks):
-            e, M = saved[j] if saved else weights(b, h, i, n, first=False)
-            d_scores = g[b, h, i] @ v[b, h, :n].swapaxes(-1, -2)
-            if M is not None:
-                d_scores *= M
-            d_scores -= delta[b, h, i]
-            d_scores *= e
-            d_v[b, h, :n] += (e if M is None else e * M).swapaxes(-1, -2) @ g[b, h, i]
-            d_k[b, h, :n] += d_scores.swapaxes(-1, -2) @ scaled_q[b, h, i]
-            d_q[b, h, i] = d_scores @ k[b, h, :n]
-        d_q *= scale
+
+        def backward(j):
+            b, h = groups[j]
+            for place, (i, n) in enumerate(blocks):
+                delta = (g[b, h, i] * y[b, h, i]).sum(axis=-1, keepdims=True) / total[b, h, i]
+                g_ = g[b, h, i] * (kept / total[b, h, i])
+                e, M = saved[j][place] if saved[j] else weights(b, h, i, n, first=False)
+                d_scores = g_ @ v[b, h, :n].swapaxes(-1, -2)
+                if M is not None:
+                    d_scores *= M
+                d_scores -= delta
+                d_scores *= e
+                d_v[b, h, :n] += (e if M is None else e * M).swapaxes(-1, -2) @ g_
+                d_k[b, h, :n] += d_scores.swapaxes(-1, -2) @ scaled_q[b, h, i]
+                xp.multiply(d_scores @ k[b, h, :n], scale, out=d_q[b, h, i])
+
+        for_each(backward, range(len(groups)))
         return d_q, d_k, d_v
 
     shared = once(gradients)
@@ -106,12 +118,21 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0):
     return y, (d_q, d_k, d_v)
 
 
-def _blocks(B: int, H: int, T: int, S: int, causal: bool, at_most: int, scores: int) -> Iterator[Block]:
-    """Cut (B, H, T) into blocks of `at_most` rows and, where one head's rows leave room, about `scores` scores."""
+def _rows(T: int, S: int, causal: bool, at_most: int) -> Iterator[tuple[slice, int]]:
+    """Cut T query rows into blocks, each with the number of keys that its last row sees."""
     for start in range(0, T, at_most):
         rows = slice(start, min(start + at_most, T))
-        n = S - T + rows.stop if causal else S
-        heads = max(1, scores // ((rows.stop - start) * n))
-        for b in range(0, B, max(1, heads // H)):
-            for h in range(0, H, heads):
-                yield slice(b, b + max(1, heads // H)), slice(h, h + heads), rows, n
+        yield rows, S - T + rows.stop if causal else S
+
+
+def _groups(B: int, H: int, at_most: int) -> Iterator[Heads]:
+    """Cut (B, H) into groups of about `at_most` heads, or of whole rows of the batch; at least one group per thread."""
+    heads = max(1, min(at_most, -(-B * H // get_num_threads())))
+    for b in range(0, B, max(1, heads // H)):
+        for h in range(0, H, heads):
+            yield slice(b, min(b + max(1, heads // H), B)), slice(h, min(h + heads, H))
+
+
+def _one_by_one(work: Callable[[int], None], pieces: Iterable[int]) -> None:
+    for piece in pieces:
+        work(piece)

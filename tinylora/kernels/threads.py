@@ -1,0 +1,129 @@
+"""A few threads share the work of one op.
+
+NumPy lets go of the interpreter's lock inside ufuncs and matrix products, so plain Python threads work at the same time.
+A matrix product is shared in the same way: every thread calls BLAS on its own part, and BLAS itself is held to one thread
+meanwhile. Two sets of threads would be in each other's way: after a product the threads of OpenBLAS spin for some
+milliseconds, waiting for the next, and occupy the cores that ours need.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+Setter = Callable[[int], Any]
+
+
+def _openblas() -> tuple[Callable[[], int], Setter] | None:
+    """The functions that read and set how many threads NumPy's OpenBLAS uses; None if NumPy has another BLAS."""
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(np._core._multiarray_umath.__file__)  # type: ignore[attr-defined]
+        for name in ("scipy_openblas_{}_num_threads64_", "openblas_{}_num_threads64_", "openblas_{}_num_threads"):
+            with contextlib.suppress(AttributeError):  # a wheel's OpenBLAS has a prefix and 64-bit integers
+                return getattr(library, name.format("get")), getattr(library, name.format("set"))
+    return None
+
+
+_blas = _openblas()
+BLAS_IS_OURS = _blas is not None  # else a product is left to BLAS as a whole, and to the threads it has itself
+
+
+class _Threads:
+    """How many threads there are, and the pool of those beside the caller's own."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.pool = ThreadPoolExecutor(max(count - 1, 1), "tinylora", initializer=lambda: np.seterr(all="ignore"))
+
+
+def _available() -> int:
+    """What BLAS was told (OPENBLAS_NUM_THREADS, OMP_NUM_THREADS), else the cores this process may run on."""
+    if _blas is not None:
+        return _blas[0]()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_threads = _Threads(_available())
+
+
+def set_num_threads(count: int) -> None:
+    """Let ops on the CPU use `count` threads. The default is what BLAS was told, else one per core."""
+    global _threads
+    if type(count) is not int or count < 1:
+        raise ValueError(f"set_num_threads needs a whole number of at least 1, not {count!r}")
+    _threads = _Threads(count)
+
+
+def get_num_threads() -> int:
+    """How many threads ops on the CPU use.
+
+    >>> import tinylora
+    >>> tinylora.get_num_threads() >= 1
+    True
+    """
+    return _threads.count
+
+
+def spread(work: Callable[[Any], None], pieces: Iterable[Any]) -> None:
+    """Call `work` on every piece, on all threads, and return when all are done. An exception in one is raised here.
+
+    The caller's thread works too, and a helper that has not begun by the time nothing is left is not waited for.
+    """
+    pieces, job = list(pieces), [work]
+    left = iter(pieces)  # shared: each piece goes to the thread that asks next
+
+    def run() -> None:
+        for piece in left:
+            job[0](piece)
+
+    with _one_blas_thread():
+        helpers = [_threads.pool.submit(run) for _ in range(min(_threads.count, len(pieces)) - 1)]
+        try:
+            run()
+        finally:
+            started = [helper for helper in helpers if not helper.cancel()]
+            errors = [helper.exception() for helper in started]
+            job.clear()  # what was cancelled still stands in the pool's queue, and must not keep arrays alive
+    for error in filter(None, errors):
+        raise error
+
+
+def parts(length: int, least: int = 1) -> Iterator[slice]:
+    """Cut range(length) into one slice per thread, or fewer if a slice would be shorter than `least`."""
+    count = max(1, min(get_num_threads(), length // max(least, 1)))
+    edges = [length * i // count for i in range(count + 1)]
+    return itertools.starmap(slice, itertools.pairwise(edges))
+
+
+# -------------------------------------------------------------------------------------- holding BLAS back
+_lock = threading.Lock()
+_holding = [0, 0]  # how many calls of `spread` are at work, and what BLAS used before the first
+
+
+@contextlib.contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """BLAS uses one thread in this block, whichever thread calls it."""
+    if _blas is None:
+        yield
+        return
+    get, set_ = _blas
+    with _lock:
+        if _holding[0] == 0:
+            _holding[1] = get()
+            set_(1)
+        _holding[0] += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _holding[0] -= 1
+            if _holding[0] == 0:
+                set_(_holding[1])
