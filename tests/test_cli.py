@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import failing, run, some_messages
 
 import tinylora
 from tinylora import backend, cli, demo, screen
 from tinylora import train as training
 from tinylora.adapters import LoRAConfig, apply_lora, save_adapter
-from tinylora.data import read_messages
 from tinylora.folders import load_model, save_model, set_classes
 from tinylora.formats import safetensors
 from tinylora.models.gpt import GPTModel
@@ -34,13 +34,6 @@ def own_folder(tmp_path, monkeypatch):
     monkeypatch.delenv("TINYLORA_DEVICE", raising=False)
 
 
-def some_messages(count=60):
-    """The first of the boxed messages, half of each class, as TSV."""
-    found = read_messages(demo.MESSAGES)
-    chosen = [m for label in ("ham", "spam") for m in [m for m in found if m.label == label][: count // 2]]
-    return "label\ttext\n" + "".join(f"{m.label}\t{m.text}\n" for m in chosen)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """m.tsv, a tiny model in tiny/, and a classifier fine-tuned from it in run/."""
@@ -51,25 +44,6 @@ def folder(tmp_path_factory):
     arguments = ["--model", str(at / "tiny"), "--rank", "4", "--epochs", "1", "--out", str(at / "run")]
     assert cli.main(["finetune", str(at / "m.tsv"), *arguments]) == 0
     return at
-
-
-def run(capsys, *arguments):
-    """(exit status, standard output, standard error) of a command."""
-    capsys.readouterr()
-    try:
-        status = cli.main([str(a) for a in arguments])
-    except SystemExit as stop:
-        status = stop.code
-    return status, *capsys.readouterr()
-
-
-def failing(capsys, status, *arguments):
-    """The one line that a command leaves on standard error when it fails with `status`."""
-    found, _, error = run(capsys, *arguments)
-    assert found == status, error
-    assert error.endswith("\n") and error.count("\n") == 1, error
-    assert error.startswith("tinylora") and ": error: " in error
-    return error
 
 
 def everything_below(path):

@@ -4,12 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from test_cli import failing, folder, own_folder, run, some_messages  # noqa: F401  # two of these are fixtures
+from commands import failing, run, some_messages
 
 import tinylora
+from tinylora import backend, cli
 from tinylora.adapters import LoRAConfig, apply_lora, load_adapter, save_adapter
 from tinylora.adapters.report import inspect_adapter
-from tinylora.classifier import load_classifier
+from tinylora.classifier import adapter_file, load_classifier
 from tinylora.folders import is_hugging_face, load_model
 from tinylora.formats import LoadError, safetensors
 from tinylora.lora import lora_modules
@@ -18,6 +19,13 @@ from tinylora.tokenizer import load_tokenizer
 
 TEXTS = ["Are you coming home for dinner?", "WIN a prize now"]
 PEFT_RUN = {"adapter_config.json", "adapter_model.safetensors", "config.json", "metrics.jsonl"}
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(backend.device, "default", None)
+    monkeypatch.delenv("TINYLORA_DEVICE", raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +49,6 @@ def hf(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finetuned(hf):
     arguments = ["--model", hf / "gpt2", "--rank", 4, "--alpha", 9, "--epochs", 1, "--seed", 3, "--out", hf / "run"]
-    from tinylora import cli
-
     assert cli.main(["finetune", str(hf / "m.tsv"), *map(str, arguments)]) == 0
     return hf / "run"
 
@@ -94,20 +100,21 @@ def test_an_adapter_of_a_language_model_generates_and_merges(capsys, hf, tmp_pat
     assert "it is no classifier" in failing(capsys, 1, "predict", "--model", hf / "gpt2", tmp_path / "a", "hi")
 
 
-def test_inspect_shows_what_is_in_an_adapter(capsys, folder, finetuned):  # noqa: F811
-    for path, layers, whole in ((finetuned, 8, 32), (folder / "run", 6, 34)):
+def test_inspect_shows_what_is_in_an_adapter(capsys, hf, finetuned, tmp_path):
+    own = ["finetune", hf / "m.tsv", "--rank", 4, "--epochs", 1, "--batch-size", 60, "--out", tmp_path / "nano"]
+    assert run(capsys, *own)[0] == 0
+    for path, layers, whole in ((finetuned, 8, 32), (tmp_path / "nano", 24, 514)):
         status, out, error = run(capsys, "inspect", path)
         assert (status, error) == (0, "")
         assert f"{whole} of modules trained whole" in out and "‖ΔW‖" in out and "σ4" in out
-        found = inspect_adapter(path / "adapter.safetensors" if layers == 6 else path)
-        assert len(found.changes) == layers and found.whole == whole
-        model = load_classifier(path)[0]
-        deltas = [m.lora.delta() for _, m in lora_modules(model)]
+        found = inspect_adapter(adapter_file(path))
+        assert (len(found.changes), found.whole) == (layers, whole)
+        assert found.lora == sum(len(c.spectrum) * (c.in_features + c.out_features) for c in found.changes)
+        deltas = [m.lora.delta() for _, m in lora_modules(load_classifier(path)[0])]
         total = sum(np.square(d, dtype=np.float64).sum() for d in deltas)
         np.testing.assert_allclose(sum(c.norm**2 for c in found.changes), total, rtol=1e-4)
         for c in found.changes:
             assert f"{c.norm:.3g}" in out and 0 < c.effective_rank <= len(c.spectrum)
-            assert found.lora == sum(len(c.spectrum) * (c.in_features + c.out_features) for c in found.changes)
 
 
 def test_inspect_refuses_what_loading_refuses(capsys, finetuned, tmp_path):

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tinylora import backend, demo, hub, screen
-from tinylora.adapters import LoRAConfig, apply_lora, load_adapter
-from tinylora.adapters.report import inspect_adapter
+from tinylora.adapters import LoRAConfig, apply_lora, inspect_adapter, load_adapter
 from tinylora.classifier import adapter_file, check_output, load_classifier, read_about, save_merged, save_run
 from tinylora.data import read_messages, split
 from tinylora.folders import is_hugging_face, load_model, read_config, set_classes

@@ -8,4 +8,5 @@ from tinylora.adapters.convert import pissa_to_lora
 from tinylora.adapters.merging import merge, merge_and_unload, unmerge, verify_merge
 from tinylora.adapters.named import active_adapter, adapter_names, delete_adapter, disable_adapters, new_adapter
 from tinylora.adapters.named import set_adapter
+from tinylora.adapters.report import inspect_adapter
 from tinylora.adapters.store import fingerprint, load_adapter, read_adapter, save_adapter
