@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -107,6 +108,23 @@ def test_tokenizer_json_gives_the_same(tmp_path):
     text = "It's 3 o'clock — naïve café 🙂\n\n  <|endoftext|>end"
     assert (tmp_path / "tokenizer.json").is_file()
     assert FolderTokenizer(tmp_path, 50256).prompt(text) == ours().prompt(text) == theirs()(text)["input_ids"]
+
+
+@needs_bpe
+def test_beside_vocab_and_merges_other_files_have_a_say(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copyfile(BPE / name, tmp_path / name)
+    (tmp_path / "added_tokens.json").write_text('{"[PAD]": 50257, "[USER]": 50258}')
+    (tmp_path / "tokenizer_config.json").write_text('{"add_prefix_space": true, "tokenizer_class": "GPT2Tokenizer"}')
+    found, text = FolderTokenizer(tmp_path), "Hello [USER] world[PAD]"
+    assert found.prompt(text)[0] == 18435 and found.prompt("[PAD][USER]")[-2:] == [50257, 50258]
+    assert found.decode(found.prompt("Hello")) == " Hello"
+    theirs = transformers.GPT2TokenizerFast.from_pretrained(tmp_path, add_prefix_space=True)
+    assert found.prompt("Hello world") == theirs("Hello world")["input_ids"]
+    (tmp_path / "added_tokens.json").write_text('{"[PAD]": 50300}')
+    with pytest.raises(LoadError, match=r"added_tokens\.json gives '\[PAD\]' a number that is not the next"):
+        FolderTokenizer(tmp_path)
 
 
 @given(TEXTS)

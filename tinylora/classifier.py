@@ -16,7 +16,9 @@ from tinylora.lora import lora_modules
 from tinylora.models.gpt import GPTModel
 
 ADAPTER = "adapter.safetensors"
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
+TOKENIZER_FILES = (
+    "tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "tokenizer_config.json", "special_tokens_map.json",
+)  # fmt: skip
 
 
 def check_output(folder: Path) -> None:

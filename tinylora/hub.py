@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-FILES = ("config.json", "*.safetensors", "model.safetensors.index.json", "tokenizer.json", "vocab.json", "merges.txt")
+FILES = (
+    "config.json", "*.safetensors", "model.safetensors.index.json", "tokenizer.json", "vocab.json", "merges.txt",
+    "added_tokens.json", "tokenizer_config.json", "special_tokens_map.json",
+)  # fmt: skip
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tinylora.folders import folder_of, is_hugging_face, read_config
-from tinylora.formats import LoadError
+from tinylora.formats import LoadError, strict_json
 
 END = 256  # the one token that is no byte: before, between and after texts
 
@@ -97,8 +97,17 @@ def _read(folder: Path) -> Any:
     try:
         if files[0].is_file():
             return tokenizers.Tokenizer.from_file(str(files[0]))
-        byte_level = tokenizers.ByteLevelBPETokenizer.from_file(str(files[1]), str(files[2]))
+        space = _optional(folder / "tokenizer_config.json").get("add_prefix_space") is True
+        byte_level = tokenizers.ByteLevelBPETokenizer.from_file(str(files[1]), str(files[2]), add_prefix_space=space)
         byte_level.add_special_tokens([t for t in ("<|endoftext|>",) if byte_level.token_to_id(t) is not None])
+        added = _optional(folder / "added_tokens.json")
+        byte_level.add_special_tokens(sorted(added, key=lambda token: added[token]))
+        if odd := [token for token, number in added.items() if byte_level.token_to_id(token) != number]:
+            raise ValueError(f"added_tokens.json gives {odd[0]!r} a number that is not the next")
     except Exception as error:  # the library raises nothing narrower
         raise LoadError(f"{folder}: its tokenizer is not readable ({error})") from None
     return byte_level
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return strict_json.read(path) if path.is_file() else {}
