@@ -287,3 +287,13 @@ def test_dora_and_lora_do_not_share_an_adapter(tmp_path):
         setattr(model.trf_blocks[0].att, name, kind(getattr(model.trf_blocks[0].att, name), 2, 1.0))
     with pytest.raises(ValueError, match="some layers are DoRA and some are not"):
         save_adapter(model, tmp_path / "a", LoRAConfig(2, 1.0), format="peft")
+
+
+def test_what_is_trained_has_float32_beside_a_base_of_fewer_bits(saved):
+    changed(saved[0])
+    (saved[0] / peft.WEIGHTS).write_bytes(without_fingerprint(saved[0]))
+    for dtype, expected in ((np.float16, np.float32), (np.float64, np.float64)):
+        model = base().to(dtype)
+        load_adapter(model, saved[0])
+        assert {p.dtype for _, m in lora_modules(model) for p in m.lora.parameters()} == {np.dtype(expected)}
+        assert model.out_head.weight.dtype == dtype

@@ -136,16 +136,16 @@ def _wrapped(config: peft.PeftConfig, layer: Layer, arrays: Arrays) -> dict[str,
     a, b = (arrays[name] for name in _names(layer.name, embedding))
     variant = "dora" if config.use_dora else "lora"
     made = LoRAConfig(config.rank(layer.name), config.scale(layer.name), dropout=config.lora_dropout, variant=variant)
-    count, shared = len(layer.owners), _parameter(a.T, layer.owners[0])
+    count, shared = len(layer.owners), _factor(a.T, layer.owners[0])
     magnitudes = np.split(arrays[f"{layer.name}.{MAGNITUDE}"], count) if config.use_dora else [None] * count
     found: dict[str, LinearWithLoRA] = {}
     for path, owner, part, magnitude in zip(layer.paths, layer.owners, np.split(b, count), magnitudes, strict=True):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the rank was chosen when it was trained
             found[path] = wrapped = wrap(cast(nn.Linear, owner), made)
-        wrapped.lora.A, wrapped.lora.B = shared, _parameter(part.T, owner)
+        wrapped.lora.A, wrapped.lora.B = shared, _factor(part.T, owner)
         if magnitude is not None:
-            wrapped.lora.magnitude = _parameter(magnitude, owner)
+            wrapped.lora.magnitude = _factor(magnitude, owner)
     return found
 
 
@@ -161,6 +161,14 @@ def _replaced(arrays: Arrays, found: dict[str, Layer]) -> list[tuple[nn.Module, 
                 attribute = next(n for n, p in owner._parameters.items() if p is old)
                 replaced.append((owner, attribute, _parameter(part, owner)))
     return replaced
+
+
+def _factor(array: np.ndarray, beside: nn.Module) -> nn.Parameter:
+    """A, B or a magnitude: as `_parameter`, but in float32 where the base has fewer bits, as everything that is trained."""
+    found = _parameter(array, beside)
+    if found.dtype.itemsize < 4:
+        found.data = to_device(np.ascontiguousarray(array), found.device)
+    return found
 
 
 def _parameter(array: np.ndarray, beside: nn.Module) -> nn.Parameter:
