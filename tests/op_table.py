@@ -337,6 +337,10 @@ def _heads(T: int, S: int, p: float = 0.1) -> Call:
     return Call((_x((2, 3, T, 16)), _x((2, 3, S, 16)), _x((2, 3, S, 16))), {"causal": True, "p": p, "key": 5})
 
 
+def _lora(d_in: int, d_out: int, r: int) -> Call:
+    return Call((_x((4, 130, d_in)), _x((d_out, d_in)), _x(d_out), _x((d_in, r)), _x((r, d_out)), 8.0))
+
+
 LARGE: dict[str, list[Call]] = {
     "attention": [_heads(150, 150), _heads(1, 40), _heads(300, 300), _heads(300, 300, p=0.0)],
     "cross_entropy": [Call((_x((300, 500)), _rng.integers(0, 500, 300), None), {})],
@@ -346,7 +350,7 @@ LARGE: dict[str, list[Call]] = {
     "layer_norm": [Call((_x((8, 130, n)), _x(n), _x(n)), {"eps": 1e-5}) for n in (65, 264)],
     "linear": [Call((_x((4, 130, 65)), _x((129, 65)), _x(129)))],
     "log_softmax": [Call((_x((300, 200)),), {"axis": -1})],
-    "lora_linear": [Call((_x((4, 130, 65)), _x((129, 65)), _x(129), _x((65, 4)), _x((4, 129)), 8.0))],
+    "lora_linear": [_lora(65, 129, 4), _lora(64, 64, 8), _lora(48, 144, 16), _lora(144, 48, 16)],
     "matmul": [Call((_x((4, 130, 65)), _x((65, 129))))],
     "pow": [Call((_x((30, 20)), 2)), Call((_x((30, 20)), 3.0))],
     "softmax": [Call((_x((300, 200)),), {"axis": -1})],

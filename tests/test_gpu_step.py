@@ -4,15 +4,18 @@ import numpy as np
 import pytest
 
 import tinylora
+import tinylora.train as training
 from tinylora import functional as F
 from tinylora import nn, optim
 from tinylora.backend import bfloat16
+from tinylora.data import Message
 from tinylora.kernels.cuda import blocks, many
 from tinylora.kernels.cuda import gemm as products
 from tinylora.kernels.cuda.compile import extra
 from tinylora.lora import freeze, replace_linear_with_lora
 from tinylora.models.gpt import GPTModel
 from tinylora.recompute import checkpoint_modules
+from tinylora.train import TrainConfig
 
 cupy = pytest.importorskip("cupy", reason="these tests need CuPy: pip install 'tinylora[cuda13]'")
 try:
@@ -138,6 +141,42 @@ def test_a_step_that_looks_at_its_numbers_cannot_be_captured():
 def test_a_step_with_sgd_cannot_be_captured():
     with pytest.raises(RuntimeError, match="SGD cannot be captured"):
         tinylora.cuda.capture(lambda: None, optim.SGD([tinylora.ones(2, requires_grad=True)]))
+
+
+@needs_nvmath
+def test_the_training_loop_gives_the_same_losses_on_the_cpu_and_on_the_gpu_with_and_without_graphs():
+    rng = np.random.default_rng(0)
+    words = {"ham": "see you at home soon dear", "spam": "win cash now call free prize"}
+    drawn = [(label, rng.choice(text.split(), rng.integers(1, 12))) for label, text in words.items() for _ in range(24)]
+    messages = [Message(label, " ".join(chosen)) for label, chosen in drawn]
+    losses, weights = {}, {}
+    for name, device, graph in (("cpu", "cpu", True), ("plain", "cuda", False), ("graph", "cuda", True)):
+        with tinylora.device(device):
+            tinylora.manual_seed(0)
+            model = GPTModel({**CFG, "vocab_size": 257, "context_length": 80, "drop_rate": 0.0})
+            model.out_head = nn.Linear(CFG["emb_dim"], 2)
+            tinylora.adapters.apply_lora(model, tinylora.adapters.LoRAConfig(4, 8.0, train=("out_head",)))
+            events = []
+            config = TrainConfig(epochs=4, batch_size=8, lr=1e-3, graph=graph)
+            assert training.train(model, messages, messages[::4], ["ham", "spam"], config, events.append)
+        losses[name] = np.array([e["loss"] for e in events if "loss" in e])
+        weights[name] = {n: p.detach().cpu().numpy() for n, p in model.named_parameters() if p.requires_grad}
+    assert len(losses["graph"]) == 4 * 6 and losses["graph"][-1] < losses["graph"][0]
+    for name in ("plain", "graph"):
+        assert apart(losses[name], losses["cpu"]) < 1e-3
+        assert max(apart(weights[name][n], w) for n, w in weights["cpu"].items()) < 1e-2
+
+
+@needs_nvmath
+def test_a_loss_that_is_not_finite_leaves_the_best_weights_in_the_model():
+    messages = [Message(label, text) for label in ("a", "b") for text in ("one", "two", "three", "four")]
+    with tinylora.device("cuda"):
+        model = GPTModel({**CFG, "vocab_size": 257, "drop_rate": 0.0})
+        model.out_head = nn.Linear(CFG["emb_dim"], 2)
+        before = [p.data.copy() for p in model.parameters()]
+        with pytest.raises(FloatingPointError, match="NaN or infinite"):
+            training.train(model, messages, messages, ["a", "b"], TrainConfig(epochs=9, lr=1e30, batch_size=4))
+    assert all((p.data == b).all() for p, b in zip(model.parameters(), before, strict=True))
 
 
 # ----------------------------------------------------------------------------------------- bfloat16

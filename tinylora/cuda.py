@@ -44,6 +44,11 @@ class Captured:
             out = graph.replay(inputs)
         return _each(out, lambda x: Tensor(x.data.copy()))
 
+    @property
+    def nbytes(self) -> int:
+        """How much memory of the GPU its graphs hold, beside the parameters and the optimizer's state."""
+        return self._pool.total_bytes()
+
     def _first(self, *inputs: Tensor) -> Any:
         """The step by its own launches. It fills the pool with what a graph of it will need."""
         current = self._cupy.cuda.get_current_stream()

@@ -293,6 +293,8 @@ def layer_norm(
         raise RuntimeError(f"layer_norm: weight and bias need the shape {shape}")
     input, bias = (input, bias) if weight is None else follow(weight, input, bias)
     _one_dtype("layer_norm", input, weight, bias)
+    if len(shape) == 1:
+        return record(ops.layer_norm, input, 1.0 if weight is None else weight, 0.0 if bias is None else bias, eps=eps)
     size = math.prod(shape)
     flat = record(ops.reshape, input, shape=(*input.shape[: -len(shape)], size))
     flat_weight = 1.0 if weight is None else record(ops.reshape, weight, shape=(size,))

@@ -64,7 +64,7 @@ def generate_batch(
             start = length - context
             cache = Cache(model, [max(pad - start, 0) for pad in padding])
         with no_grad():
-            last = features(model, tensor([row[start:] for row in rows]), cache)[:, -1]
+            last = features(model, tensor([row[start:] for row in rows], device=model.tok_emb.weight.device), cache)[:, -1]
             scores = model.out_head(last).double().cpu().numpy()  # (B, vocabulary)
         for i, row in enumerate(rows):
             row.append(sampling.draw(scores[i], row[padding[i] :], rngs[i]) if running[i] else 0)

@@ -79,10 +79,15 @@ def _current(xp: ModuleType) -> _Handle:
     return handle
 
 
-@functools.cache
-def _number(value: float) -> np.ndarray:
-    """alpha or beta, where cuBLAS reads it."""
-    return np.array(value, np.float32)
+_numbers: dict[float, tuple[np.ndarray, int]] = {}
+
+
+def _number(value: float) -> int:
+    """The address of alpha or beta, where cuBLAS reads it."""
+    if value not in _numbers:
+        array = np.array(value, np.float32)
+        _numbers[value] = array, array.ctypes.data
+    return _numbers[value][1]
 
 
 def product(xp: ModuleType, a: Array, b: Array, out: Array | None = None, alpha: float = 1.0, add: bool = False,
@@ -110,7 +115,7 @@ def _gemm(
     cublas: Any = nvmath_cublas()
     (n, k), m = a.shape[-2:], b.shape[-1]
     compute = TF32 if a.dtype == float32 and _precision == "high" else FLOAT32
-    scales = _number(alpha).ctypes.data, _number(float(add)).ctypes.data
+    scales = _number(alpha), _number(1.0 if add else 0.0)
     number = NUMBERS[a.dtype]
     width = max(out.strides[-2] // out.itemsize, m)
     if a.ndim == 2:
@@ -128,12 +133,11 @@ def _gemm(
 
 def _laid_out(xp: Any, x: Any) -> tuple[Any, int, int]:
     """x, copied if need be, with 0 for rows in order or 1 for columns in order, and how far apart these are."""
-    rows, columns = x.shape[-2:]
-    down, along = (stride // x.itemsize for stride in x.strides[-2:])
-    if (along == 1 or columns == 1) and (down >= columns or rows == 1):
-        return x, 0, max(down, columns, 1) if rows > 1 else max(columns, 1)
-    if (down == 1 or rows == 1) and (along >= rows or columns == 1):
-        return x, 1, max(along, rows, 1) if columns > 1 else max(rows, 1)
+    (rows, columns), (down, along), size = x.shape[-2:], x.strides[-2:], x.itemsize
+    if (along == size or columns == 1) and (down >= columns * size or rows == 1):
+        return x, 0, max(down // size if rows > 1 else 0, columns, 1)
+    if (down == size or rows == 1) and (along >= rows * size or columns == 1):
+        return x, 1, max(along // size if columns > 1 else 0, rows, 1)
     return xp.ascontiguousarray(x), 0, max(columns, 1)
 
 

@@ -50,28 +50,36 @@ def linear(xp, x, weight, bias=None):
 
 @ops.lora_linear.tune("cupy")
 def lora_linear(xp, x, weight, bias, A, B, scale):
-    """y = [x A, 1, 0] [s B; bias; 0] + x Wᵀ: the bias is one more row of B, and the sums are made inside the products."""
+    """Forward two products narrow in r and a wide one, backward five: what is summed up is summed up inside them."""
     if A.dtype != np.float32 or B.dtype != np.float32 or not (weight.size and A.size):
         return NotImplemented
     if not _handles(x, weight, bias):
         return NotImplemented if x.dtype == A.dtype else _plain_lora_linear(xp, x, weight, bias, A, B, scale)
-    shape, x = x.shape, rows(x)
-    n, (d_out, d_in), r = len(x), weight.shape, len(B)
-    small = A.dtype != x.dtype
-    small_A = xp.empty((d_in, r), x.dtype) if small else ready(xp, A)
-    small_B, x_A = xp.empty((r + 8, d_out), x.dtype), xp.empty((n, r + 8), x.dtype)
-    given = ready(xp, A), ready(xp, B), np.uint64(0) if bias is None else ready(xp, bias)
-    places = small_A if small else np.uint64(0), small_B, x_A
-    grid = min(256, math.ceil(max(d_in * r, (r + 8) * d_out, 8 * n) / 512))
-    kernel("lora", "factors", x.dtype)((grid,), (512,), (*given, float(scale), d_in, d_out, r, n, *places))
-    product(xp, x, small_A, out=x_A[:, :r])
-    y = product(xp, x_A, small_B)
-    product(xp, x, weight.T, out=y, add=True)
-    s_B = small_B[:r]
-    g_B = once(lambda g: product(xp, rows(g), s_B.T))  # (n, r)
+    shape, (d_out, d_in), r = x.shape, weight.shape, len(B)
+    n = math.prod(shape[:-1])
+    whole_packs = all(d * x.itemsize % 16 == 0 for d in (d_in, d_out, r)) and x.size + d_in * r < 2**31
+    given = ready(xp, weight), None if bias is None else ready(xp, bias), ready(xp, A), ready(xp, B), float(scale)
+    forward = _wide if d_out >= 2 * d_in and whole_packs else _narrow
+    y, x, x_A, small_A, s_B = forward(xp, ready(xp, rows(x)), *given)  # small_A and s B are A and s · B as x.dtype
+    tall = d_in >= 2 * d_out and whole_packs
+
+    def down(g):
+        """s g Bᵀ, (n, r), and where it stands behind g, if it does, with [W; Aᵀ]."""
+        if not tall:
+            return product(xp, rows(g), s_B.T), None, None
+        g = ready(xp, rows(g))
+        wide_g, tall_W = xp.empty((n, d_out + r), g.dtype), xp.empty((d_out + r, d_in), g.dtype)
+        arguments = g, given[0], given[2], n, d_in, d_out, r, wide_g, tall_W
+        kernel("lora", "stack", g.dtype)((1024,), (256,), arguments)
+        return product(xp, g, s_B.T, out=wide_g[:, d_out:]), wide_g, tall_W
+
+    g_B = once(down)
 
     def d_x(g):
-        d = product(xp, g_B(g), small_A.T)
+        small, wide_g, tall_W = g_B(g)
+        if tall:
+            return product(xp, wide_g, tall_W).reshape(shape)
+        d = product(xp, small, small_A.T)
         return product(xp, rows(g), weight, out=d, add=True).reshape(shape)
 
     def d_weight(g):
@@ -81,12 +89,48 @@ def lora_linear(xp, x, weight, bias, A, B, scale):
         return g
 
     def d_A(g):
-        return product(xp, x.T, g_B(g), dtype=np.float32)
+        return product(xp, x.T, g_B(g)[0], dtype=np.float32)
 
     def d_B(g):
-        return product(xp, x_A[:, :r].T, rows(g), alpha=scale, dtype=np.float32)
+        return product(xp, x_A.T, rows(g), alpha=scale, dtype=np.float32)
 
     return y.reshape(*shape[:-1], d_out), (d_x, d_weight, d_bias, d_A, d_B, None)
+
+
+def _narrow(xp: Any, x: Any, weight: Any, bias: Any, A: Any, B: Any, scale: float) -> tuple[Any, ...]:
+    """y = [x A, 1, 0] [s B; bias; 0] + x Wᵀ: the bias is one more row of B."""
+    n, (d_out, d_in), r = len(x), weight.shape, len(B)
+    small_A = _narrowed_later(xp, A, x.dtype)
+    small_B, x_A = xp.empty((r + 8, d_out), x.dtype), xp.empty((n, r + 8), x.dtype)
+    grid = min(256, math.ceil(max(d_in * r, (r + 8) * d_out, 8 * n) / 512))
+    arguments = A, B, _or_null(bias), scale, d_in, d_out, r, n, _or_null(small_A), small_B, x_A
+    kernel("lora", "factors", x.dtype)((grid,), (512,), arguments)
+    small_A = A if small_A is None else small_A
+    product(xp, x, small_A, out=x_A[:, :r])
+    y = product(xp, x_A, small_B)
+    return product(xp, x, weight.T, out=y, add=True), x, x_A[:, :r], small_A, small_B[:r]
+
+
+def _wide(xp: Any, x: Any, weight: Any, bias: Any, A: Any, B: Any, scale: float) -> tuple[Any, ...]:
+    """y = [x, x A, 1, 0] [W, s Bᵀ, bias, 0]ᵀ: where y is much wider than x, to copy x costs less than to write y twice."""
+    n, (d_out, d_in), r = len(x), weight.shape, len(B)
+    small_A = _narrowed_later(xp, A, x.dtype)
+    wide_x, wide_W = xp.empty((n, d_in + r + 8), x.dtype), xp.empty((d_out, d_in + r + 8), x.dtype)
+    arguments = x, weight, _or_null(bias), A, B, scale, n, d_in, d_out, r, wide_x, wide_W, _or_null(small_A)
+    kernel("lora", "widen", x.dtype)((1024,), (256,), arguments)
+    small_A = A if small_A is None else small_A
+    x, x_A = wide_x[:, :d_in], wide_x[:, d_in : d_in + r]
+    product(xp, x, small_A, out=x_A)
+    return product(xp, wide_x, wide_W.T), x, x_A, small_A, wide_W[:, d_in : d_in + r].T
+
+
+def _narrowed_later(xp: Any, A: Any, dtype: Any) -> Any:
+    """Room for A as `dtype`, if it is another one."""
+    return xp.empty(A.shape, dtype) if A.dtype != dtype else None
+
+
+def _or_null(x: Any) -> Any:
+    return np.uint64(0) if x is None else x
 
 
 def _plain_lora_linear(xp, x, weight, bias, A, B, scale):
