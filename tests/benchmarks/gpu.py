@@ -1,0 +1,179 @@
+"""tinylora against PyTorch and Hugging Face on one NVIDIA GPU, side by side in one run.
+
+    pip install -e '.[bench,cuda13]'
+    python tests/benchmarks/gpu.py                              # everything; about six minutes on an H100
+    python tests/benchmarks/gpu.py --only small-bf16 --json one.json
+    python tests/benchmarks/gpu.py --only large-bf16 --profile  # then which kernels the step's time goes to
+
+The contenders take turns in one process, and each time is that of a whole step, from the call to the loss on the host:
+zero, forward, loss, backward, AdamW. Medians of 20. All have the same sizes and tokens, random weights and no dropout;
+bf16 is autocast for PyTorch and frozen weights in bfloat16 for tinylora, TF32 is "high" precision in both. Memory is the
+most that a contender's own arrays took on the card. Who competes: peers.py. The bars are those this project has set itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import ours
+import peers
+import report
+import torch
+from report import Bar, Row
+from work import Work
+from workers import summary
+
+import tinylora
+from tinylora import backend, optim, screen
+
+Step = Callable[[], float]
+LARGE, SMALL = {"batch": 16, "length": 1024}, {"batch": 8, "length": 128}
+NAMES = {
+    "b": "(b) PyTorch, fused",
+    "c": "(c) torch.compile, CUDA graphs",
+    "d": "(d) Hugging Face + PEFT",
+}
+
+
+class Contender(NamedTuple):
+    step: Step
+    peak: int  # bytes on the card
+    started: float  # seconds from nothing to the third step
+
+
+# ------------------------------------------------------------------------------------------ contenders
+def tinylora_step(work: dict[str, Any], bf16: bool, graph: bool) -> tuple[Step, Callable[[], int]]:
+    """A step of ours, and how many bytes its graph and its weights take."""
+    sizes = Work(**work)
+    with tinylora.device("cuda"):
+        model, batch = ours.classifier(sizes), ours.batch_of(sizes)
+    model.to("cuda", *([tinylora.bfloat16] if bf16 else []))
+    optimizer = optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-5)
+
+    def step(*tensors: tinylora.Tensor) -> tinylora.Tensor:
+        optimizer.zero_grad()
+        loss = ours.loss_of(model, ours.Batch(*tensors))
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    run = tinylora.cuda.capture(step, optimizer) if graph else step
+    weights = sum(p.data.nbytes for p in model.parameters())
+    return lambda: run(*batch).item(), lambda: weights + run.nbytes if graph else 0
+
+
+def our_contender(work: dict[str, Any], bf16: bool, graph: bool = True) -> Contender:
+    started = perf_counter()
+    step, size = tinylora_step(work, bf16, graph)
+    for _ in range(3):
+        step()
+    return Contender(step, size(), perf_counter() - started)
+
+
+def peer_contender(peer: str, work: dict[str, Any], bf16: bool) -> Contender:
+    started, before = perf_counter(), torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    step = peers.train_step(peer, "cuda", bf16, "reduce-overhead" if peer == "c" else None, **work)
+    for _ in range(3):
+        step()
+    return Contender(step, torch.cuda.max_memory_allocated() - before, perf_counter() - started)
+
+
+def alternate(contenders: dict[str, Contender], steps: int) -> dict[str, dict[str, Any]]:
+    """Turns of each, after three more to warm up; each round begins with another."""
+    gc.collect()
+    gc.freeze()  # what has been imported need not be looked through again while somebody is timed
+    names = list(contenders)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for i in range(-3, steps):
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            torch.cuda.synchronize()
+            backend.cupy().cuda.Device().synchronize()
+            started = perf_counter()
+            contenders[name].step()
+            times[name] += [perf_counter() - started] if i >= 0 else []
+    return {name: {**summary(times[name]), "peak": c.peak, "started": c.started} for name, c in contenders.items()}
+
+
+# -------------------------------------------------------------------------------------------- the rows
+def race(title: str, work: dict[str, Any], bf16: bool, rivals: str, bars: dict[str, float], graph: bool = True) -> Any:
+    """A row: ours against `rivals`, and how many times as fast as each it must be."""
+
+    def measure(steps: int, profile: bool) -> Row:
+        contenders = {report.OURS: our_contender(work, bf16, graph)}
+        if profile:
+            show_kernels(contenders[report.OURS].step)
+        contenders |= {NAMES[peer]: peer_contender(peer, work, bf16) for peer in rivals}
+        found = alternate(contenders, steps)
+        del contenders
+        gc.unfreeze()
+        gc.collect()
+        torch.cuda.empty_cache()
+        backend.cupy().get_default_memory_pool().free_all_blocks()
+        mine = found[report.OURS]
+        must = [
+            Bar(f"× as fast as {NAMES[p]}", bound, found[NAMES[p]]["median"] / mine["median"]) for p, bound in bars.items()
+        ]
+        if graph and "c" in rivals:
+            theirs = found[NAMES["c"]]["peak"]
+            must += [Bar("memory, of (c)'s", 1.0, mine["peak"] / theirs, at_least=False)] if theirs else []
+            must += [Bar("from nothing to the third step", 15, mine["started"], "s", at_least=False)]
+        return Row(title, found, must)
+
+    return measure
+
+
+ROWS = {
+    "large-bf16": race("16 × 1024, bf16", LARGE, True, "bcd", {"c": 1.2, "d": 3}),
+    "large-tf32": race("16 × 1024, TF32", LARGE, False, "bc", {"c": 1.3}),
+    "small-bf16": race("8 × 128, bf16", SMALL, True, "cd", {"c": 1.3, "d": 3}),
+    "small-eager": race("8 × 128, bf16, no graph", SMALL, True, "b", {"b": 1.0}, graph=False),
+}
+
+
+def show_kernels(step: Step) -> None:
+    """The kernels of one step that take longest, by PyTorch's profiler: it sees whatever runs on the card."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+        step()
+        torch.cuda.synchronize()
+    total = sum(e.device_time_total for e in seen.key_averages())
+    rows = [[e.key[:80], str(e.count), f"{e.device_time_total / 1e3:.2f} ms"] for e in seen.key_averages()]
+    rows.sort(key=lambda row: -float(row[2].split()[0]))
+    report.table(["kernel", "launches", f"of {total / 1e3:.2f} ms"], rows[:25], markdown=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="tinylora against PyTorch and Hugging Face on a GPU")
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
+    parser.add_argument("--steps", type=int, default=20, help="timed steps of each contender (default 20)")
+    parser.add_argument("--profile", action="store_true", help="print which kernels tinylora's steps run, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all times here")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown")
+    chosen = parser.parse_args()
+    for library in (torch, tinylora):
+        library.set_float32_matmul_precision("high")
+    found = {}
+    for name in chosen.only:
+        screen.say(f"measuring {name} ..")
+        found[name] = ROWS[name](chosen.steps, chosen.profile)
+    about = {
+        "card": torch.cuda.get_device_name(),
+        "cupy": backend.cupy().__version__,
+        **report.machine(torch.get_num_threads()),
+    }
+    if chosen.json:
+        saved = {"machine": about, "steps": chosen.steps, "rows": report.saved(found)}
+        chosen.json.write_text(json.dumps(saved, indent=1) + "\n", encoding="utf-8")
+    report.show(list(found.values()), about, chosen.markdown)
+    started = [[row.title, name, f"{c['started']:.1f} s"] for row in found.values() for name, c in row.contenders.items()]
+    report.table(["work", "contender", "from nothing to the third step"], started, chosen.markdown)
+
+
+if __name__ == "__main__":
+    main()
