@@ -26,7 +26,8 @@ WITHOUT_EFFECT = frozenset(
 )
 # ways to draw the first A and B that leave the base as it is; PiSSA, OLoRA, LoftQ and the like change it
 INITS = (True, False, "gaussian", "eva", "orthogonal")
-REPEATS = re.compile(r"(?<!\\)[*+{]")
+REPEATS, OPTIONS = re.compile(r"(?<!\\)[*+{]"), re.compile(r"(?<![\\(*+?}])\?")
+TRIES = 2**21  # a few seconds at worst for all names of GPT-2 small
 
 
 @dataclass(frozen=True)
@@ -212,21 +213,32 @@ def _names(value: Any, name: str, pattern: bool = False) -> Any:
 
 
 def _patterns(value: Any, name: str) -> tuple[str, ...]:
-    return tuple(_safe(p, name) for p in _names([value] if isinstance(value, str) and value else value or None, name))
+    names = _names([value] if isinstance(value, str) and value else value or None, name)
+    return tuple(_safe(p, name, tries=1) for p in names)  # PEFT puts repeats around them
 
 
 def _table(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value or {}, dict):
         raise LoadError(f"{name} must map patterns to numbers, not {str(value)[:40]!r}")
+    if sum(map(_tries, value or {})) > TRIES + len(value or {}):
+        raise LoadError(f"{name}: its patterns together have too many repeats and alternatives")
     return {_safe(p, name): number for p, number in (value or {}).items()}
 
 
-def _safe(pattern: str, name: str) -> str:
-    """The pattern, if it is one that cannot take forever: no repeated group, few repeats."""
-    if len(pattern) > 1000 or re.search(r"\)[*+{]", pattern) or len(REPEATS.findall(pattern)) > 5:
-        raise LoadError(f"{name}: the pattern {pattern[:60]!r} has a repeated group or too many repeats")
+def _safe(pattern: str, name: str, tries: int = TRIES) -> str:
+    """The pattern, if it is one that cannot take forever: no repeated group, and not too much to try."""
+    if re.search(r"\)[*+{]", pattern) or _tries(pattern) > tries:
+        raise LoadError(f"{name}: the pattern {pattern[:60]!r} has a repeated group, or too many repeats and alternatives")
     try:
         re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
         raise LoadError(f"{name}: {pattern[:60]!r} is no regular expression ({error})") from None
     return pattern
+
+
+def _tries(pattern: str) -> int:
+    """About how many ways a pattern may be tried on one name: what repeats, options and alternatives multiply to."""
+    if len(pattern) > 1000:
+        return 2 * TRIES
+    alternatives = math.prod(part.count("|") + 1 for part in pattern.split("("))
+    return 16 ** len(REPEATS.findall(pattern)) * 2 ** len(OPTIONS.findall(pattern)) * alternatives
