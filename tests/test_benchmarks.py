@@ -39,7 +39,7 @@ def test_every_contender_takes_its_steps_and_computes_the_same(peers, tmp_path):
         assert found["peak"] > 1e7
     assert saved["machine"]["threads"] == 2
     agreement = saved["rows"]["agreement"]["bars"]
-    assert len(agreement) == 5
+    assert len(agreement) == 6
     for bar in agreement:
         assert bar["reached"] <= bar["bound"], bar
     markdown = run("--show", file, "--markdown")

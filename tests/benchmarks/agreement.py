@@ -22,17 +22,16 @@ def measure(**sizes: Any) -> list[dict[str, Any]]:
     work = Work(**{"batch": 2, "length": 64, **sizes})
     lecture, fused, hugging_face = (peers.classifier(peer, work) for peer in "abd")
     ids, labels = torch.tensor(work.tokens()), torch.tensor(work.labels())
-    with torch.no_grad():
-        lecture.out_head.linear.bias.zero_()  # Hugging Face's head has none
-    copy_to_hugging_face(lecture, hugging_face.base_model.model)
+    copy_body(lecture, hugging_face.base_model.model.transformer)
+    copy_head(lecture, hugging_face.base_model.model.score)
     start = peers.F.cross_entropy(peers.scores_at_the_end(lecture, ids), labels).item()
     theirs = peers.F.cross_entropy(peers.scores_at_the_end(hugging_face, ids), labels).item()
     bars = [bar("(d) loss, B = 0: difference", relative(theirs, start), LOSS)]
 
     torch.manual_seed(1)
     for name, p in lecture.named_parameters():
-        if name.endswith("lora.B"):  # as zeros they would hide A's gradient
-            torch.nn.init.normal_(p, std=0.02)
+        if name.endswith("lora.B"):  # as zeros they would hide A's gradient; large, they would make rounding errors grow
+            torch.nn.init.normal_(p, std=0.001)
     state = {name: p.detach() for name, p in lecture.named_parameters()}
     fused.load_state_dict({renamed(name): p for name, p in state.items()})
     expected, expected_gradients = torch_results(lecture, ids, labels)
@@ -42,7 +41,22 @@ def measure(**sizes: Any) -> list[dict[str, Any]]:
         worst = max(relative(gradients[key], expected_gradients[key]) for key in gradients)
         bars += [bar(f"{name} loss: difference", relative(loss, expected), LOSS)]
         bars += [bar(f"{name} gradients: largest difference", worst, GRADIENT)]
-    return bars
+    generated = bar("tokens generated that differ from transformers'", tokens_that_differ(work), 0)
+    return [*bars, generated]
+
+
+def tokens_that_differ(work: Work, count: int = 32) -> int:
+    """Of `count` tokens that tinylora and transformers generate greedily after one prompt."""
+    model, theirs = ours.language_model(work), peers.language_model(work)
+    model.tok_emb.weight.data = 0.02 * model.tok_emb.weight.data  # as in GPT-2; drawn from N(0, 1) it repeats its last token
+    weights = {name: torch.tensor(p.detach().numpy()) for name, p in model.named_parameters()}
+    lecture = peers.lecture().GPTModel(work.config)
+    lecture.load_state_dict(weights, strict=False)  # it has masks besides
+    copy_body(lecture, theirs.transformer)
+    ids = torch.tensor(work.tokens()[:1])
+    expected = theirs.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False)
+    found = list(ours.continuation(model, ids[0].tolist(), count, ours.GREEDY))
+    return sum(x != y for x, y in zip(found, expected[0, ids.shape[1] :].tolist(), strict=True))
 
 
 def bar(what: str, reached: float, bound: float) -> dict[str, Any]:
@@ -74,7 +88,7 @@ def tinylora_results(work: Work, state: dict[str, torch.Tensor]) -> tuple[float,
 
 
 @torch.no_grad()
-def copy_to_hugging_face(lecture: torch.nn.Module, model: torch.nn.Module) -> None:
+def copy_body(lecture: torch.nn.Module, transformer: torch.nn.Module) -> None:
     """The base weights of the lecture's model into Hugging Face's, whose products are x W instead of x Wᵀ."""
 
     def put(source: Any, target: Any) -> None:
@@ -86,10 +100,10 @@ def copy_to_hugging_face(lecture: torch.nn.Module, model: torch.nn.Module) -> No
         target.weight.copy_(source.scale)
         target.bias.copy_(source.shift)
 
-    model.transformer.wte.weight.copy_(lecture.tok_emb.weight)
-    model.transformer.wpe.weight.copy_(lecture.pos_emb.weight)
-    for block, theirs in zip(lecture.trf_blocks, model.transformer.h, strict=True):
-        qkv = [W.linear for W in (block.att.W_query, block.att.W_key, block.att.W_value)]
+    transformer.wte.weight.copy_(lecture.tok_emb.weight)
+    transformer.wpe.weight.copy_(lecture.pos_emb.weight)
+    for block, theirs in zip(lecture.trf_blocks, transformer.h, strict=True):
+        qkv = [getattr(W, "linear", W) for W in (block.att.W_query, block.att.W_key, block.att.W_value)]
         joined = torch.nn.Linear(qkv[0].in_features, 3 * qkv[0].out_features)
         joined.weight.copy_(torch.cat([W.weight for W in qkv]))
         joined.bias.copy_(torch.cat([W.bias for W in qkv]))
@@ -99,6 +113,11 @@ def copy_to_hugging_face(lecture: torch.nn.Module, model: torch.nn.Module) -> No
         put(block.ff.layers[2], theirs.mlp.c_proj)
         put_norm(block.norm1, theirs.ln_1)
         put_norm(block.norm2, theirs.ln_2)
-    put_norm(lecture.final_norm, model.transformer.ln_f)
-    for head in (model.score.modules_to_save["default"], model.score.original_module):
-        head.weight.copy_(lecture.out_head.linear.weight)
+    put_norm(lecture.final_norm, transformer.ln_f)
+
+
+@torch.no_grad()
+def copy_head(lecture: torch.nn.Module, score: torch.nn.Module) -> None:
+    """Hugging Face's head has no bias, so the lecture's is made 0."""
+    lecture.out_head.linear.bias.zero_()
+    score.modules_to_save["default"].weight.copy_(lecture.out_head.linear.weight)

@@ -49,7 +49,8 @@ def main() -> None:
     if chosen.show:
         files = [json.loads(path.read_text(encoding="utf-8")) for path in chosen.show]
         rows = [report.Row.of(row) for file in files for row in file["rows"].values()]
-        return report.show(rows, files[-1]["machine"], chosen.markdown)
+        show = report.show_scaling if files[0]["scaling"] else report.show
+        return show(rows, files[0]["machine"], chosen.markdown)
     plan = Plan(steps=chosen.steps, threads=chosen.threads, model=TINY if chosen.tiny else {})
     if chosen.profile:
         return report.show_profile(in_fresh_process("breakdown", plan.model, plan.threads), chosen.markdown)
@@ -62,9 +63,16 @@ def main() -> None:
             found[name] = ROWS[name](plan)
     about = report.machine(plan.threads)
     if chosen.json:
-        saved = {"machine": about, "steps": plan.steps, "tiny": chosen.tiny, "rows": report.saved(found)}
+        saved = {
+            "machine": about,
+            "steps": plan.steps,
+            "scaling": chosen.scaling,
+            "tiny": chosen.tiny,
+            "rows": report.saved(found),
+        }
         chosen.json.write_text(json.dumps(saved, indent=1) + "\n", encoding="utf-8")
-    return report.show(list(found.values()), about, chosen.markdown)
+    show = report.show_scaling if chosen.scaling else report.show
+    return show(list(found.values()), about, chosen.markdown)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from tinylora import lora, nn, optim
 from tinylora.data import Batch
 from tinylora.generate import generate as continuation
 from tinylora.models.gpt import GPTModel
+from tinylora.sampling import GREEDY
 from tinylora.train import class_scores
 
 
@@ -75,11 +76,17 @@ def small_network(width: int, batch: int, repeats: int) -> Callable[[], None]:
     return run
 
 
+def language_model(work: Work) -> GPTModel:
+    """GPT-2 whose head shares the weight of its token embedding."""
+    tinylora.manual_seed(0)
+    return GPTModel({**work.config, "tie_head": True})
+
+
 def generate(prompt: int, count: int, **work: Any) -> Callable[[], list[int]]:
     """`count` tokens after a prompt of `prompt` tokens, the likeliest always, from GPT-2 with its language head."""
-    model = GPTModel({**Work(**work).config, "tie_head": True})
+    model = language_model(Work(**work))
     start = Work(batch=1, length=prompt, vocabulary=Work(**work).vocabulary).tokens()[0].tolist()
-    return lambda: list(continuation(model, start, count, temperature=0))
+    return lambda: list(continuation(model, start, count, GREEDY))
 
 
 def build(**work: Any) -> Callable[[], None]:

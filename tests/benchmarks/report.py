@@ -11,6 +11,7 @@ from typing import Any
 
 from tinylora import screen
 
+SMALL = 0.001  # share of a step below which a product gets no line of its own
 OURS = "tinylora"
 PACKAGES = ("tinylora", "numpy", "torch", "transformers", "peft")
 
@@ -82,14 +83,23 @@ def saved(rows: dict[str, Row]) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------- tables
 def show(rows: list[Row], about: dict[str, Any], markdown: bool) -> None:
     """What was measured, then what had to be reached, then where. "others": other programs' share of the processor."""
-    table(
-        ["work", "contender", "median", "fastest to slowest", "tinylora is", "peak memory", "others"],
-        _measured(rows),
-        markdown,
-    )
+    columns = ["work", "contender", "median", "fastest to slowest", "tinylora is", "peak memory", "others"]
+    if measured := _measured(rows):
+        table(columns, measured, markdown)
     bars = [[row.title, *bar.cells()] for row in rows for bar in row.bars]
     if bars:
         table(["work", "must reach", "reached", "holds"], bars, markdown)
+    screen.say(", ".join(f"{name} {value}" for name, value in about.items()))
+
+
+def show_scaling(rows: list[Row], about: dict[str, Any], markdown: bool) -> None:
+    """A line per size, the contenders side by side."""
+    names = list(rows[0].contenders)
+    lines = []
+    for row in rows:
+        medians, peaks = ([row.contenders[name][key] for name in names] for key in ("median", "peak"))
+        lines.append([row.title, *map(seconds, medians), f"{medians[1] / medians[0]:.2f} × as fast", *map(size, peaks)])
+    table(["size", *names, f"{OURS} is", *(f"peak memory, {name}" for name in names)], lines, markdown)
     screen.say(", ".join(f"{name} {value}" for name, value in about.items()))
 
 
@@ -123,7 +133,10 @@ def show_profile(found: dict[str, Any], markdown: bool) -> None:
     lines.append(["whole step", "", seconds(whole), ""])
     table(["op", "calls", "time", "share"], lines, markdown)
     alone = sum(s for *_, s in found["products"])
-    lines = [[name, str(n), seconds(s / n), f"{2e-9 * f / (s / n):.0f}", seconds(s)] for name, n, f, s in found["products"]]
+    large = [product for product in found["products"] if product[-1] > SMALL * whole]
+    small = sum(s for *_, s in found["products"]) - sum(s for *_, s in large)
+    lines = [[name, str(n), seconds(s / n), f"{2e-9 * f / (s / n):.0f}", seconds(s)] for name, n, f, s in large]
+    lines.append([f"those below {SMALL:.1%} of the step", "", "", "", seconds(small)])
     lines.append(["all products", "", "", "", f"{seconds(alone)}, {alone / whole:.0%} of the step"])
     table(["matrix product", "times", "each", "GFLOP/s", "together"], lines, markdown)
 

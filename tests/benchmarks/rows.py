@@ -43,7 +43,7 @@ class Plan:
             return alternate(workers, self.steps, self.warm_up)
 
     def train(self, names: Iterable[str], **work: Any) -> dict[str, Any]:
-        return self.measure("train_step", {name: STEP[name] for name in names}, **self.model, **work)
+        return self.measure("train_step", {name: STEP[name] for name in names}, **{**self.model, **work})
 
 
 def faster(found: dict[str, Any], than: str, peers: Iterable[str], bound: float) -> Bar:
