@@ -74,6 +74,8 @@ def changed_product(x: Any, W: Any, x_P: Any, P: Any, Q: Any, bias: Any = None) 
     """
     if len(x) >= len(W):
         return product(x, changed(W, P, Q), bias)
+    if len(x) == 1:
+        return product(x, W, bias) + x_P @ Q
 
     def side(y: Any, place: Rectangle) -> None:
         i, j = place
