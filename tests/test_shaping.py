@@ -169,7 +169,9 @@ def indices(draw, shape):
         index.append(draw(index_of_an_axis(n, joint)))
     if dots and dots[0] == len(shape):
         index.append(Ellipsis)
-    return tuple(index) if len(index) != 1 or draw(st.booleans()) else index[0]
+    if len(index) != 1 or (isinstance(index[0], list) and isinstance(index[0][0], list)):
+        return tuple(index)  # PyTorch still takes a bare list of lists for a tuple, and warns that it will not
+    return tuple(index) if draw(st.booleans()) else index[0]
 
 
 @st.composite
