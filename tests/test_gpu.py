@@ -5,6 +5,7 @@
 
 import numpy as np
 import pytest
+from card import cupy, needs_a_card
 from hypothesis import given, settings
 from op_table import LARGE, ROWS, Call
 
@@ -19,12 +20,7 @@ from tinylora.sampling import GREEDY
 from tinylora.tensor import sum_to
 from tinylora.variants import DoRA, DropoutLoRA, Int8Linear, NF4Linear, PiSSA, QLoRA
 
-cupy = pytest.importorskip("cupy", reason="these tests need CuPy: pip install 'tinylora[cuda13]'")
-try:
-    GPUS = cupy.cuda.runtime.getDeviceCount()
-except cupy.cuda.runtime.CUDARuntimeError:
-    GPUS = 0
-pytestmark = pytest.mark.skipif(not GPUS, reason="these tests need an NVIDIA GPU")
+pytestmark = needs_a_card
 
 LIMITS = {"float32": 1e-5, "float64": 1e-12}
 CFG = {

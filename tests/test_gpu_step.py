@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from card import cupy, needs_a_card
 
 import tinylora
 import tinylora.train as training
@@ -17,12 +18,7 @@ from tinylora.models.gpt import GPTModel
 from tinylora.recompute import checkpoint_modules
 from tinylora.train import TrainConfig
 
-cupy = pytest.importorskip("cupy", reason="these tests need CuPy: pip install 'tinylora[cuda13]'")
-try:
-    GPUS = cupy.cuda.runtime.getDeviceCount()
-except cupy.cuda.runtime.CUDARuntimeError:
-    GPUS = 0
-pytestmark = pytest.mark.skipif(not GPUS, reason="these tests need an NVIDIA GPU")
+pytestmark = needs_a_card
 needs_nvmath = pytest.mark.skipif(extra("nvmath.bindings.cublas") is None, reason="needs nvmath-python")
 needs_cudnn = pytest.mark.skipif(extra("cudnn") is None, reason="needs nvidia-cudnn-frontend")
 

@@ -76,20 +76,9 @@ def train(
     rng = np.random.default_rng(config.seed)
     steps = config.epochs * math.ceil(len(messages) / config.batch_size)
     best = ((-1.0, 0.0), [p.data.copy() for p in trained])  # a captured step overwrites the arrays
-
-    def move(ids: Tensor, last: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One step: the loss, the gradient's norm, and the share of right answers."""
-        scores = class_scores(model, Batch(ids, last, classes))
-        loss = cross_entropy(scores, classes)
-        optimizer.zero_grad()
-        loss.backward()
-        norm = clip_grad_norm_(trained, config.clip)
-        with np.errstate(all="ignore"):  # after a loss that is not finite, of which the caller hears
-            optimizer.step()
-        return loss, norm, (scores.argmax(1) == classes).float().mean()
-
     captured = config.graph and can_capture(trained[0].device)
-    run = capture(move, optimizer) if captured else move
+    step_on = _step_of(model, optimizer, config.clip)
+    run = capture(step_on, optimizer) if captured else step_on
     context, multiple = model.cfg["context_length"], LENGTHS if captured else 1
     step = 0
     finished = True
@@ -116,6 +105,22 @@ def train(
             p.data = array
         model.eval()
     return finished
+
+
+def _step_of(model: GPTModel, optimizer: AdamW, clip: float) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """One step on the parts of a Batch: the loss, the gradient's norm, and the share of right answers."""
+
+    def step(ids: Tensor, last: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        scores = class_scores(model, Batch(ids, last, classes))
+        loss = cross_entropy(scores, classes)
+        optimizer.zero_grad()
+        loss.backward()
+        norm = clip_grad_norm_(optimizer.parameters(), clip)
+        with np.errstate(all="ignore"):  # after a loss that is not finite, of which the caller hears
+            optimizer.step()
+        return loss, norm, (scores.argmax(1) == classes).float().mean()
+
+    return step
 
 
 def predict(model: GPTModel, texts: Sequence[str], batch_size: int = 64, tokenizer: Tokenizer = BYTES) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 
 from tinylora import ops
 from tinylora.backend import bfloat16, float16, float32
-from tinylora.kernels.cuda.compile import blocks, extra, kernel, packs, ready
+from tinylora.kernels.cuda.compile import blocks, extra, kernel, or_null, packs, ready
 from tinylora.kernels.cuda.gemm import get_float32_matmul_precision
 from tinylora.op import once
 
@@ -63,7 +63,7 @@ def _float16(xp: Any, x: Any, largest: Any = None) -> Any:
     """float32 as float16, multiplied by a power of two where `largest`, of its numbers, is given."""
     x = ready(xp, _joined(x))
     y = xp.empty(x.shape, np.float16)
-    kernel("elementwise", "from_float", float16)(*blocks(packs(y)), (x, y, x.size, _or_null(largest)))
+    kernel("elementwise", "from_float", float16)(*blocks(packs(y)), (x, y, x.size, or_null(largest)))
     return _joined(y)
 
 
@@ -71,7 +71,7 @@ def _float32(xp: Any, x: Any, largest: Any = None) -> Any:
     """float16 as float32, divided by that power of two."""
     x = _joined(x)
     y = xp.empty(x.shape, np.float32)
-    kernel("elementwise", "to_float", float16)(*blocks(packs(x)), (x, y, x.size, _or_null(largest)))
+    kernel("elementwise", "to_float", float16)(*blocks(packs(x)), (x, y, x.size, or_null(largest)))
     return _joined(y)
 
 
@@ -81,10 +81,6 @@ def _largest(xp: Any, g: Any) -> Any:
     g = ready(xp, _joined(g))
     kernel("elementwise", "find_largest", float16)((264,), (512,), (g, g.size, largest))
     return largest
-
-
-def _or_null(x: Any) -> Any:
-    return np.uint64(0) if x is None else x
 
 
 def _readable(x: Any) -> Any:

@@ -42,6 +42,11 @@ def extra(module: str) -> ModuleType | None:
         return None
 
 
+def or_null(x: Any) -> Any:
+    """x, or the null pointer for None, as the argument of a kernel."""
+    return np.uint64(0) if x is None else x
+
+
 def ready(xp: ModuleType, x: Any) -> Any:
     """x in row order and at an address that 16 divides: x itself where it is so."""
     return x if x.flags.c_contiguous and x.data.ptr % 16 == 0 else x.copy(order="C")

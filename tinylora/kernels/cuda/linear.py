@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tinylora import ops
-from tinylora.kernels.cuda.compile import NAMES, kernel, ready
+from tinylora.kernels.cuda.compile import NAMES, kernel, or_null, ready
 from tinylora.kernels.cuda.gemm import nvmath_cublas, product
 from tinylora.op import once
 from tinylora.ops.nn import rows
@@ -103,7 +103,7 @@ def _narrow(xp: Any, x: Any, weight: Any, bias: Any, A: Any, B: Any, scale: floa
     small_A = _narrowed_later(xp, A, x.dtype)
     small_B, x_A = xp.empty((r + 8, d_out), x.dtype), xp.empty((n, r + 8), x.dtype)
     grid = min(256, math.ceil(max(d_in * r, (r + 8) * d_out, 8 * n) / 512))
-    arguments = A, B, _or_null(bias), scale, d_in, d_out, r, n, _or_null(small_A), small_B, x_A
+    arguments = A, B, or_null(bias), scale, d_in, d_out, r, n, or_null(small_A), small_B, x_A
     kernel("lora", "factors", x.dtype)((grid,), (512,), arguments)
     small_A = A if small_A is None else small_A
     product(xp, x, small_A, out=x_A[:, :r])
@@ -116,7 +116,7 @@ def _wide(xp: Any, x: Any, weight: Any, bias: Any, A: Any, B: Any, scale: float)
     n, (d_out, d_in), r = len(x), weight.shape, len(B)
     small_A = _narrowed_later(xp, A, x.dtype)
     wide_x, wide_W = xp.empty((n, d_in + r + 8), x.dtype), xp.empty((d_out, d_in + r + 8), x.dtype)
-    arguments = x, weight, _or_null(bias), A, B, scale, n, d_in, d_out, r, wide_x, wide_W, _or_null(small_A)
+    arguments = x, weight, or_null(bias), A, B, scale, n, d_in, d_out, r, wide_x, wide_W, or_null(small_A)
     kernel("lora", "widen", x.dtype)((1024,), (256,), arguments)
     small_A = A if small_A is None else small_A
     x, x_A = wide_x[:, :d_in], wide_x[:, d_in : d_in + r]
@@ -127,10 +127,6 @@ def _wide(xp: Any, x: Any, weight: Any, bias: Any, A: Any, B: Any, scale: float)
 def _narrowed_later(xp: Any, A: Any, dtype: Any) -> Any:
     """Room for A as `dtype`, if it is another one."""
     return xp.empty(A.shape, dtype) if A.dtype != dtype else None
-
-
-def _or_null(x: Any) -> Any:
-    return np.uint64(0) if x is None else x
 
 
 def _plain_lora_linear(xp, x, weight, bias, A, B, scale):

@@ -1,0 +1,153 @@
+"""What the CUDA side does on the host, which needs no card: layouts, blocks, live numbers, dtypes, refusals."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tinylora
+from tinylora import backend, nn, optim
+from tinylora import functional as F
+from tinylora.kernels.cuda import blocks, compile, gemm, many
+from tinylora.kernels.cuda.live import Slots, fixed, live, recording
+from tinylora.lora import freeze
+
+
+class OnTheCard(np.ndarray):
+    """A NumPy array that is filled as a CuPy array is."""
+
+    def set(self, array):
+        self[...] = array
+
+
+class Module:
+    """As much of CuPy as `live` asks for."""
+
+    asarray = staticmethod(np.asarray)
+
+    @staticmethod
+    def empty(size, dtype):
+        return np.empty(size, dtype).view(OnTheCard)
+
+
+# ------------------------------------------------------------------------------------------ products
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 3), st.booleans(), st.integers(1, 2), st.booleans())
+def test_a_matrix_is_told_to_cublas_by_its_order_and_its_width(rows, columns, room, by_columns, step, batch):
+    memory = np.arange(2 * (rows + room) * (columns + room) * step, dtype=np.float32).reshape(2, rows + room, -1)
+    x = memory[:, :rows, : columns * step : step] if batch else memory[0, :rows, : columns * step : step]
+    x = x.swapaxes(-1, -2) if by_columns else x
+    laid, order, width = gemm._laid_out(np, x)
+    assert np.array_equal(laid, x)
+    first = laid[0] if batch else laid
+    down, along = (1, width) if order else (width, 1)
+    for (i, j), value in np.ndenumerate(first):
+        assert laid.strides[-2] * i + laid.strides[-1] * j == 4 * (down * i + along * j), (x.strides, order, width, value)
+    assert width >= max(1, first.shape[0] if order else first.shape[1])
+
+
+def test_precision_has_two_names():
+    assert tinylora.get_float32_matmul_precision() == "highest"
+    with pytest.raises(ValueError, match="'highest' or 'high', not 'medium'"):
+        tinylora.set_float32_matmul_precision("medium")
+
+
+def test_every_kernel_is_in_its_source():
+    for path in compile.HERE.glob("*.py"):
+        for room, name in re.findall(r'kernel\("(\w+)", "(\w+)"', path.read_text()):
+            assert f'extern "C" __global__ void {name}(' in (compile.HERE / f"{room}.cu").read_text(), f"{path.name}: {name}"
+
+
+@given(st.integers(1, 9), st.integers(1, 700), st.integers(0, 300), st.booleans())
+def test_blocks_of_attention_cover_every_query_once(heads, T, more, causal):
+    S = T + more
+    seen = np.zeros((heads, T), int)
+    for h, rows, n in blocks._blocks(heads, T, S, causal):
+        seen[h, rows] += 1
+        assert n == (S - T + rows.stop if causal else S)
+    assert (seen == 1).all()
+
+
+# -------------------------------------------------------------------------------------- live numbers
+def test_live_numbers_are_computed_now_or_before_each_replay_in_the_order_of_asking():
+    counter = iter(range(100))
+    assert live(Module, lambda: next(counter), (), np.int64) == 0
+    slots = Slots(Module)
+    with recording(slots):
+        a = live(Module, lambda: next(counter), (), np.uint64)
+        table = fixed(Module, [[1, 2], [3, 4]], np.int64)
+        b = live(Module, lambda: [next(counter), 0.5], (2,), np.float64)
+    assert next(counter) == 1  # recording computed nothing
+    for first in (2, 4):
+        slots.refresh()
+        assert (int(a), b.tolist(), table.tolist()) == (first, [first + 1, 0.5], [[1, 2], [3, 4]])
+    with recording(slots), pytest.raises(RuntimeError, match="has room for"):
+        fixed(Module, np.zeros(2**20), np.float64)
+
+
+def test_keys_come_from_the_innermost_source_and_it_may_ask_the_one_outside():
+    tinylora.manual_seed(1)
+    first = backend.next_key()
+    tinylora.manual_seed(1)
+    seen = []
+
+    def noted():
+        seen.append(backend.next_key())
+        return seen[-1]
+
+    with backend.keys_from(noted):
+        assert backend.next_key() == first == seen[0]
+        with backend.keys_from(lambda: backend.next_key() + 1):
+            assert backend.next_key() == seen[-1] + 1
+    x = tinylora.ones(200)
+    with backend.keys_from(lambda: 7):
+        masks = [F.dropout(x, 0.5).tolist() for _ in range(2)]
+    assert masks[0] == masks[1]
+
+
+def test_adam_of_many_declines_what_is_not_on_a_card():
+    w = np.ones(3, np.float32)
+    assert many.adam([(w, w, {}, {})], apart=True) is None
+    assert many.norm([w]) is None and many.scaled([w], w.sum()) is None
+
+
+def test_coefficients_of_adam_are_those_of_its_definition():
+    group = {"betas": (0.9, 0.99), "lr": 0.1, "weight_decay": 0.2, "eps": 1e-8}
+    apart, added = many._coefficients(3, group, True), many._coefficients(3, group, False)
+    assert apart == [0.1 / (1 - 0.9**3), 1 / (1 - 0.99**3), 1 - 0.1 * 0.2, 0.0, 1e-8, 0.9, 0.99]
+    assert added[2:4] == [1.0, 0.2]
+
+
+# ------------------------------------------------------------------------------------ what is refused
+def test_a_step_with_sgd_or_without_a_card_cannot_be_captured(monkeypatch):
+    w = tinylora.ones(2, requires_grad=True)
+    with pytest.raises(RuntimeError, match="SGD cannot be captured: use Adam or AdamW"):
+        tinylora.cuda.capture(lambda: None, optim.SGD([w]))
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(RuntimeError, match="needs CuPy"):
+        tinylora.cuda.capture(lambda: None, optim.AdamW([w]))
+    assert not tinylora.cuda.can_capture(w.device)
+
+
+def test_bfloat16_is_for_what_is_frozen():
+    pytest.importorskip("ml_dtypes", reason="bfloat16 needs ml_dtypes")
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    freeze(model[0])
+    model.to(tinylora.bfloat16)
+    assert [p.dtype for p in model.parameters()] == [tinylora.bfloat16] * 2 + [np.float32] * 2
+    x = tinylora.tensor([[1.0, 2.0, 3.0, 4.0]])
+    y = model(x)
+    assert y.dtype == np.float32
+    y.sum().backward()
+    assert model[1].weight.grad.dtype == np.float32
+    assert F.softmax(x.to(tinylora.bfloat16)).dtype == tinylora.bfloat16
+    assert tinylora.result_type(x, x.to(tinylora.bfloat16)) == np.float32
+
+
+def test_bfloat16_without_ml_dtypes_says_what_installs_it(monkeypatch):
+    monkeypatch.setattr(backend, "bfloat16", np.dtype("V2"))
+    for use in (nn.Linear(2, 2).to, tinylora.ones(2).to):
+        with pytest.raises(RuntimeError, match=r"bfloat16 needs ml_dtypes: pip install 'tinylora\[cuda13\]'"):
+            use(backend.bfloat16)
