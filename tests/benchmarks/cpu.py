@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+import sys
 from pathlib import Path
 
 import report
@@ -45,6 +47,9 @@ def options() -> argparse.Namespace:
 
 
 def main() -> None:
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit("terminated")
+    )  # an exception, so that no stopped worker is left behind
     chosen = options()
     if chosen.show:
         files = [json.loads(path.read_text(encoding="utf-8")) for path in chosen.show]
