@@ -354,4 +354,5 @@ LARGE: dict[str, list[Call]] = {
     "matmul": [Call((_x((4, 130, 65)), _x((65, 129))))],
     "pow": [Call((_x((30, 20)), 2)), Call((_x((30, 20)), 3.0))],
     "softmax": [Call((_x((300, 200)),), {"axis": -1})],
+    "sum": [Call((_x((30, 20)),))],
 }

@@ -18,8 +18,9 @@ from tinylora.testing.strategies import arrays
 
 NAMES = sorted(name for name, op in OPS.items() if op.definition.__module__.startswith("tinylora."))
 CUTS = [
-    (blocks, "BLOCK", 5), (products, "ALONE", 1), (products, "SMALL", 0), (products, "ROWS", 2), (linear, "ROWS", 2),
-    (attention, "ROWS", 2), (attention, "SHORT", 3), (attention, "SCORES", {"numpy": 8}),
+    (blocks, "BLOCK", 5), (products, "ALONE", 1), (products, "SMALL", 0), (products, "ROWS", 2),
+    (linear, "ROWS", 2),
+    (attention, "ROWS", 2), (attention, "SMALL", 0), (attention, "SHORT", 3), (attention, "SCORES", {"numpy": 8}),
 ]  # fmt: skip
 TUNED = [(name, i) for name in NAMES for i in range(len(OPS[name].tuned["numpy"]))]
 

@@ -177,6 +177,8 @@ def array_module(*arrays: Array) -> ModuleType:
 
     Raises RuntimeError, naming both devices, if they do not live on one.
     """
+    if "cupy" not in sys.modules:
+        return np  # nobody has asked for a GPU yet
     found: ModuleType | None = None
     for array in arrays:
         if isinstance(array, NUMPY):

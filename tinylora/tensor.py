@@ -103,8 +103,7 @@ class Tensor:
         g = full(self.shape, 1.0, self.dtype, self.device) if gradient is None else gradient.data.astype(self.dtype)
         if g.shape != self.shape:
             raise RuntimeError(f"the gradient has shape {g.shape}, the tensor {self.shape}")
-        with np.errstate(all="ignore"):
-            _walk(self.node, g, retain_graph)
+        _walk(self.node, g, retain_graph)
 
     if TYPE_CHECKING:  # PyTorch's methods and operators, attached in methods.py
         data: Any
@@ -120,11 +119,11 @@ class Tensor:
 
 
 # --------------------------------------------------------------------------------------- going forward
+@np.errstate(all="ignore")  # inf and NaN are answers here, as in PyTorch
 def record(op: Op, *inputs: Any, **options: Any) -> Tensor:
     """Run `op` on Tensors and plain values, and keep an edge to each input that needs a gradient."""
     started = perf_counter() if watchers else 0.0
-    with np.errstate(all="ignore"):  # inf and NaN are answers here, as in PyTorch
-        out, vjps = op(*[x.data if isinstance(x, Tensor) else x for x in inputs], **options)
+    out, vjps = op(*[x.data if isinstance(x, Tensor) else x for x in inputs], **options)
     edges = [
         (x.node, vjp)
         for x, vjp in zip(inputs, vjps, strict=True)
@@ -139,6 +138,7 @@ watchers: list[Callable[..., Any]] = []  # profile.py looks on from here: (op, i
 
 
 # ------------------------------------------------------------------------------------------ going back
+@np.errstate(all="ignore")
 def _walk(root: Node, gradient: Array, retain_graph: bool) -> None:
     """Visit every node below `root` once, after all nodes above it, and send its gradient down its edges."""
     gradients = {root: gradient}

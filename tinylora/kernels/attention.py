@@ -16,6 +16,7 @@ import numpy as np
 
 from tinylora import ops
 from tinylora.backend import mix
+from tinylora.kernels.products import SMALL
 from tinylora.kernels.threads import get_num_threads, spread
 from tinylora.meta import MetaArray
 from tinylora.op import once
@@ -49,7 +50,7 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0):
     top, total = (xp.empty((B, H, T, 1), q.dtype) for _ in range(2))
     blocks = list(_rows(T, S, causal, ROWS))
     groups = list(_groups(B, H, SCORES[xp.__name__] // (min(blocks[0][0].stop, T) * S)))
-    for_each = spread if xp is np else _one_by_one
+    for_each = spread if xp is np and q.size * S > SMALL else _one_by_one
     saved: list[list[Any]] = [[] for _ in groups]  # e and M of every block
 
     def weights(b, h, i, n, first):

@@ -12,7 +12,7 @@ import numpy as np
 
 from tinylora import ops
 from tinylora.backend import mix
-from tinylora.kernels.blocks import in_blocks
+from tinylora.kernels.blocks import BLOCK, in_blocks
 from tinylora.kernels.linear import plain
 from tinylora.ops.nn import SQRT_2_OVER_PI
 
@@ -98,3 +98,12 @@ def pow(xp, a, b):
         return g * (2 * a) if b == 2 else g * (3 * a * a)
 
     return a * a if b == 2 else a * a * a, (d_a, None)
+
+
+@ops.sum.tune("numpy")
+def sum(xp, x, axis=None, keepdims=False):
+    """The sum of all of a small array: its gradient, one number, is sooner written out than broadcast. Declines the rest."""
+    if axis is not None or keepdims or not plain(x) or x.size > BLOCK // 16:
+        return NotImplemented
+    shape = x.shape
+    return x.sum(), (lambda g: np.full(shape, g),)
