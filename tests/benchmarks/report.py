@@ -13,6 +13,7 @@ from tinylora import screen
 
 SMALL = 0.001  # share of a step below which a product gets no line of its own
 OURS = "tinylora"
+LIBRARIES = ("OPENBLAS_", "MKL_", "OMP_")  # beginnings of the environment variables that decide how fast a product is
 PACKAGES = ("tinylora", "numpy", "torch", "transformers", "peft")
 
 
@@ -50,7 +51,7 @@ class Row:
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """Processor, cores, memory and the versions of everything that was compared."""
+    """Processor, cores, memory, the versions of everything that was compared, and what BLAS was told."""
     names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     memory = [line.split()[1] for line in _lines("/proc/meminfo") if line.startswith("MemTotal")]
     return {
@@ -61,6 +62,7 @@ def machine(threads: int) -> dict[str, Any]:
         "threads": threads,
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)},
+        **{name: value for name, value in os.environ.items() if name.startswith(LIBRARIES)},
     }
 
 

@@ -14,7 +14,9 @@ from tinylora.tensor import Tensor
 
 def _uniform(*shape: int, bound: float, **where: Any) -> Parameter:
     draw = rand(*shape, **where)
-    return Parameter(draw * (2 * bound) - bound)
+    draw.data *= 2 * bound  # in place: a head of GPT-2 is 154 MB
+    draw.data -= bound
+    return Parameter(draw)
 
 
 class Linear(Module):
