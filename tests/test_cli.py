@@ -136,6 +136,7 @@ def test_a_base_that_moved_is_named_with_model(capsys, folder, tmp_path):
     try:
         assert "tiny" in failing(capsys, 1, "predict", folder / "run", "win now")
         assert run(capsys, "predict", "--model", folder / "moved", folder / "run", "win now") == expected
+        assert run(capsys, "predict", folder / "run", "--model", folder / "moved", "win now") == expected
         assert run(capsys, "merge", folder / "run", "--model", folder / "moved", "--out", tmp_path / "m")[0] == 0
     finally:
         (folder / "moved").rename(folder / "tiny")

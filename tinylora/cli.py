@@ -218,6 +218,17 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; texts to predict may stand behind an option, too, where argparse finds no place for them."""
+    top = parser()
+    args, rest = top.parse_known_args(argv)
+    if rest and (not hasattr(args, "text") or any(word.startswith("-") for word in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.text += rest
+    return args
+
+
 def _one_line(error: BaseException) -> str:
     """The error's message; of a long list, the first entries."""
     first, *rest = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
@@ -227,7 +238,7 @@ def _one_line(error: BaseException) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    args = parser().parse_args(argv)
+    args = _parsed(argv)
     try:
         if getattr(args, "device", None):
             backend.set_default_device(args.device)

@@ -1,7 +1,7 @@
 """tinylora against what a user would pick instead, on the CPU, side by side in one run.
 
     pip install -e '.[bench]'
-    python tests/benchmarks/cpu.py                              # everything; about ten minutes on two cores
+    python tests/benchmarks/cpu.py                              # everything; a quarter of an hour on two cores
     python tests/benchmarks/cpu.py --only lora-8x128 --json one.json
     python tests/benchmarks/cpu.py --scaling                    # how cost grows with batch, length, rank and layers
     python tests/benchmarks/cpu.py --profile                    # where tinylora's time goes

@@ -16,14 +16,15 @@ import numpy as np
 from tinylora.backend import Array, array_module, float32, is_cupy
 from tinylora.kernels.cuda.compile import kernel
 from tinylora.kernels.cuda.live import fixed, live
+from tinylora.op import Op
 
 CHUNK = 4096  # elements that one block works through, as in many.cu
 Row = tuple[Array, Array, dict[str, Any], dict[str, Any]]  # a weight, its gradient, its state, the options of its group
 
 
 def handles(arrays: Sequence[Array]) -> bool:
-    """All on the GPU, in float32, in row order."""
-    return all(is_cupy(x) and x.dtype == float32 and x.flags.c_contiguous for x in arrays)
+    """All on the GPU, in float32, in row order, and kernels are not turned off."""
+    return Op.use_tuned and all(is_cupy(x) and x.dtype == float32 and x.flags.c_contiguous for x in arrays)
 
 
 def adam(rows: Sequence[Row], apart: bool) -> list[Array] | None:
