@@ -49,8 +49,9 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0):
     y = xp.empty_like(q)  # in memory laid out as q is, so that joining the heads again is free
     top, total = (xp.empty((B, H, T, 1), q.dtype) for _ in range(2))
     blocks = list(_rows(T, S, causal, ROWS))
-    groups = list(_groups(B, H, SCORES[xp.__name__] // (min(blocks[0][0].stop, T) * S)))
     for_each = spread if xp is np and q.size * S > SMALL else _one_by_one
+    threads = get_num_threads() if for_each is spread else 1
+    groups = list(_groups(B, H, SCORES[xp.__name__] // (min(blocks[0][0].stop, T) * S), threads))
     saved: list[list[Any]] = [[] for _ in groups]  # e and M of every block
 
     def weights(b, h, i, n, first):
@@ -126,9 +127,9 @@ def _rows(T: int, S: int, causal: bool, at_most: int) -> Iterator[tuple[slice, i
         yield rows, S - T + rows.stop if causal else S
 
 
-def _groups(B: int, H: int, at_most: int) -> Iterator[Heads]:
-    """Cut (B, H) into groups of about `at_most` heads, or of whole rows of the batch; at least one group per thread."""
-    heads = max(1, min(at_most, -(-B * H // get_num_threads())))
+def _groups(B: int, H: int, at_most: int, threads: int) -> Iterator[Heads]:
+    """Cut (B, H) into groups of about `at_most` heads, or of whole rows of the batch: one a thread, if there are enough."""
+    heads = max(1, min(at_most, B * H // threads))
     for b in range(0, B, max(1, heads // H)):
         for h in range(0, H, heads):
             yield slice(b, min(b + max(1, heads // H), B)), slice(h, min(h + heads, H))
