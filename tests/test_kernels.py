@@ -251,6 +251,19 @@ def test_rectangles_cover_a_result_once(n, m, k, threads, monkeypatch):
 
 
 # ---------------------------------------------------------------------------------------------- Adam
+def test_adam_goes_on_from_a_state_that_the_definition_left_in_columns():
+    moved = []
+    for first in (tinylora.no_kernels(), contextlib.nullcontext()):
+        w = tinylora.zeros(3, 4).requires_grad_()
+        optimizer = tinylora.optim.AdamW([w], lr=0.1)
+        for block in (first, contextlib.nullcontext(), contextlib.nullcontext()):
+            w.grad = tinylora.tensor(np.arange(12, dtype=np.float32).reshape(4, 3)).T
+            with block:
+                optimizer.step()
+        moved.append(w.data)
+    assert np.array_equal(*moved)
+
+
 @pytest.mark.parametrize("name", ["Adam", "AdamW"])
 @pytest.mark.parametrize("threads", [1, 2, 4])
 def test_adam_on_all_parameters_gives_the_numbers_of_one_by_one(name, threads, monkeypatch):

@@ -128,6 +128,30 @@ def test_a_forked_process_works_on_with_the_threads_it_has_left():
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
 
 
+def test_a_thread_that_outlives_the_main_one_works_on_by_itself():
+    code = (
+        "import threading, time, numpy as np, tinylora\n"
+        "from tinylora.kernels.products import product\n"
+        "tinylora.set_num_threads(2)\n"
+        "a = np.ones((400, 400), np.float32)\n"
+        "def late():\n"
+        "    time.sleep(0.5)\n"
+        "    assert (product(a, a) == 400).all()\n"
+        "    print('done')\n"
+        "threading.Thread(target=late).start()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["done"], done.stderr
+
+
+@pytest.mark.skipif(not threads.BLAS_IS_OURS, reason="NumPy's BLAS is not OpenBLAS")
+def test_blas_is_told_how_many_threads_there_are():
+    tinylora.set_num_threads(3)
+    assert threads._blas[0]() == 3
+    threads.spread(lambda piece: tinylora.set_num_threads(2), [0])
+    assert threads._blas[0]() == 2
+
+
 @pytest.mark.parametrize("count", [0, -1, 1.0, True, "2"])
 def test_set_num_threads_refuses_what_is_no_number_of_threads(count):
     with pytest.raises(ValueError, match="whole number of at least 1"):

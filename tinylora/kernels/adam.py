@@ -30,11 +30,11 @@ def adam(rows: Sequence[Row], apart: bool) -> list[Array] | None:
     if not Op.use_tuned or not all(plain(w, g) and w.flags.c_contiguous for w, g, *_ in rows):
         return None
     new = [np.empty_like(w) for w, *_ in rows]
+    rows = [(w, np.asarray(g, order="C"), state, group) for w, g, state, group in rows]
     for w, _, state, _ in rows:
         state["step"] = state.get("step", 0) + 1
-        for name in ("m", "v"):
-            if name not in state:
-                state[name] = np.zeros_like(w)
+        for name in ("m", "v"):  # in row order, so that parts of them are views
+            state[name] = np.asarray(state[name], order="C") if name in state else np.zeros_like(w)
     spread(functools.partial(_update, apart=apart), _shares(list(_pieces(rows, new))))
     return new
 
@@ -48,7 +48,7 @@ def _pieces(rows: Sequence[Row], new: list[Array]) -> Iterator[Piece]:
 def _shares(pieces: list[Piece]) -> list[list[Piece]]:
     """All of them, dealt out to the threads; in one share if there is little to do."""
     count = get_num_threads() if len(pieces) > 1 and sum(b.stop - b.start for *_, b in pieces) > BLOCK else 1
-    return [pieces[i::count] for i in range(count)]
+    return [pieces[i::count] for i in range(min(count, len(pieces)))]
 
 
 def _update(share: list[Piece], apart: bool) -> None:

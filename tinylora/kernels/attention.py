@@ -1,8 +1,8 @@
 """Attention in blocks: beyond 256 keys, memory grows with the sequence and not with its square.
 
 Scores s are computed for a few query rows at a time, as e = e^(s - max s). Beyond 256 keys these are thrown away: beside
-q, k, v and the output y, two numbers per row are kept, max s and Σ e, and with these the backward pass computes each block
-again. Up to 256 keys the blocks of e are kept for it.
+k, v, the scaled q and the output y, two numbers per row are kept, max s and Σ e, and with these the backward pass computes
+each block again. Up to 256 keys the blocks of e are kept for it.
 Dao et al. 2022, "FlashAttention", section 3; Rabe & Staats 2021, "Self-attention does not need O(n²) memory".
 """
 

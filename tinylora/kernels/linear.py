@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 
 from tinylora import ops
-from tinylora.kernels.products import ROWS, Rectangle, product
+from tinylora.kernels.products import Rectangle, product
 from tinylora.kernels.threads import parts, spread
 from tinylora.op import once
 from tinylora.ops.nn import rows
 
+ROWS = 64  # rows of a result that are gone over at once, while they are in the core's cache
+
 
 def plain(*arrays: Any) -> bool:
-    """Real NumPy arrays (not meta), all float32 or all float64; None counts as neither."""
+    """Real NumPy arrays (not meta), all float32 or all float64; None is passed over."""
     given = [x for x in arrays if x is not None]
     return all(type(x) is np.ndarray for x in given) and {x.dtype.char for x in given} in ({"f"}, {"d"})
 

@@ -11,7 +11,6 @@ from tinylora.kernels.threads import BLAS_IS_OURS, get_num_threads, spread
 
 ALONE = 2**21  # multiplications below which handing a part to another thread costs more than it saves
 SMALL = 2**18  # and below which BLAS has one thread at work anyway
-ROWS = 64  # rows of a result that are gone over at once, while they are in the core's cache
 
 Rectangle = tuple[slice, slice]
 

@@ -14,7 +14,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ def _openblas() -> tuple[Callable[[], int], Setter] | None:
 
 
 _blas = _openblas()
-BLAS_IS_OURS = _blas is not None  # else a product is left to BLAS as a whole, and to the threads it has itself
+BLAS_IS_OURS = _blas is not None  # else a large product is left to BLAS as a whole, and to the threads it has itself
 
 
 class _Threads:
@@ -55,11 +55,16 @@ _threads = _Threads(_available())
 
 
 def set_num_threads(count: int) -> None:
-    """Let ops on the CPU use `count` threads. The default is what BLAS was told, else one per core."""
+    """Let ops on the CPU, and OpenBLAS, use `count` threads. The default is what BLAS was told, else one per core."""
     global _threads
     if type(count) is not int or count < 1:
         raise ValueError(f"set_num_threads needs a whole number of at least 1, not {count!r}")
     _threads = _Threads(count)
+    with _lock:
+        if _holding[0]:
+            _holding[1] = count
+        elif _blas is not None:
+            _blas[1](count)
 
 
 def get_num_threads() -> int:
@@ -85,8 +90,10 @@ def spread(work: Callable[[Any], None], pieces: Iterable[Any]) -> None:
             job[0](piece)
 
     with _one_blas_thread():
-        helpers = [_threads.pool.submit(run) for _ in range(min(_threads.count, len(pieces)) - 1)]
+        helpers: list[Future[None]] = []
         try:
+            with contextlib.suppress(RuntimeError):  # no new threads: at the interpreter's end, or at the system's limit
+                helpers.extend(_threads.pool.submit(run) for _ in range(min(_threads.count, len(pieces)) - 1))
             run()
         finally:
             started = [helper for helper in helpers if not helper.cancel()]
@@ -127,3 +134,16 @@ def _one_blas_thread() -> Iterator[None]:
             _holding[0] -= 1
             if _holding[0] == 0:
                 set_(_holding[1])
+
+
+def _after_fork() -> None:
+    """A forked process has none of the threads, and must not wait for what they hold."""
+    global _lock, _threads
+    _lock, _threads = threading.Lock(), _Threads(_threads.count)
+    if _blas is not None and _holding[0]:
+        _blas[1](_holding[1])
+    _holding[0] = 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
