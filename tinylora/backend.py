@@ -237,14 +237,24 @@ def manual_seed(seed: int) -> None:
     _random = _Random(int(seed) % 2**64)
 
 
-def random(kind: str, shape: tuple[int, ...], dtype: np.dtype, where: str | device | None = None) -> Array:
-    """Random numbers of `kind` "normal" (mean 0, variance 1) or "uniform" (in [0, 1))."""
+def random(
+    kind: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    where: str | device | None = None,
+    low: float = 0.0,
+    high: float = 1.0,
+) -> Array:
+    """Random numbers of `kind` "normal" (mean 0, variance 1) or "uniform" (in [low, high))."""
     there = device(where) if where is not None else default_device()
     if there == "meta":
         return MetaArray(shape, dtype)
     draw: Any = _random.weights.standard_normal if kind == "normal" else _random.weights.random
-    wide = draw(shape, dtype=dtype) if dtype in (float32, float64) else draw(shape, dtype=float32).astype(dtype)
-    return to_device(wide, there)
+    wide = draw(shape, dtype=dtype if dtype in (float32, float64) else float32)
+    if kind == "uniform" and (low, high) != (0.0, 1.0):
+        wide *= high - low  # in place: a head of GPT-2 is 154 MB
+        wide += low
+    return to_device(wide.astype(dtype, copy=False), there)
 
 
 def random_integers(low: int, high: int, shape: tuple[int, ...], where: str | device | None = None) -> Array:

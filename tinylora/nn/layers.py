@@ -6,17 +6,17 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from tinylora import functional as F
-from tinylora.creation import ones, rand, randn, zeros
+from tinylora.backend import float32, random
+from tinylora.creation import ones, randn, zeros
 from tinylora.nn.module import Module, Parameter
 from tinylora.tensor import Tensor
 
 
-def _uniform(*shape: int, bound: float, **where: Any) -> Parameter:
-    draw = rand(*shape, **where)
-    draw.data *= 2 * bound  # in place: a head of GPT-2 is 154 MB
-    draw.data -= bound
-    return Parameter(draw)
+def _uniform(*shape: int, bound: float, device: Any, dtype: Any) -> Parameter:
+    return Parameter(Tensor(random("uniform", shape, np.dtype(dtype or float32), device, -bound, bound)))
 
 
 class Linear(Module):
