@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tinylora import backend
+
 settings.register_profile("quick", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("quick"), derandomize=True, database=None)
 settings.load_profile("ci" if os.environ.get("CI") else "quick")
@@ -19,6 +21,14 @@ def pytest_configure(config):
     config.stash[DIFFERENCES] = {}
     config.stash[INTEROP] = {}
     config.stash[NOTES] = []
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+    """The command line in a folder of its own, on the default device."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(backend.device, "default", None)
+    monkeypatch.delenv("TINYLORA_DEVICE", raising=False)
 
 
 @pytest.fixture

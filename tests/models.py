@@ -25,3 +25,18 @@ def shaken(model, seed=0):
     for p in model.double().parameters():
         p.data = np.asarray(rng.standard_normal(p.shape)) * 0.5
     return model
+
+
+def moved(model, seed=0):
+    """What is trained, and nothing else, becomes random."""
+    rng = np.random.default_rng(seed)
+    for p in model.parameters():
+        if p.requires_grad:
+            p.data = rng.standard_normal(p.shape).astype(np.float32)
+    return model
+
+
+def state(model):
+    """All that must not change: the tree, every parameter object, its array, its bytes and whether it is trained."""
+    tree = [(path, id(m), m.training) for path, m in model.named_modules()]
+    return tree, [(path, id(p), id(p.data), p.data.tobytes(), p.requires_grad) for path, p in model.named_parameters()]

@@ -13,7 +13,7 @@ import pytest
 from commands import failing, run, some_messages
 
 import tinylora
-from tinylora import backend, cli, demo, screen
+from tinylora import cli, demo, screen
 from tinylora import train as training
 from tinylora.adapters import LoRAConfig, apply_lora, save_adapter
 from tinylora.folders import load_model, save_model, set_classes
@@ -27,11 +27,7 @@ TINY = {
 RUN = {"adapter.safetensors", "config.json", "metrics.jsonl"}
 
 
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(backend.device, "default", None)
-    monkeypatch.delenv("TINYLORA_DEVICE", raising=False)
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from commands import failing, run, some_messages
 
 import tinylora
-from tinylora import backend, cli
+from tinylora import cli
 from tinylora.adapters import LoRAConfig, apply_lora, load_adapter, save_adapter
 from tinylora.adapters.report import inspect_adapter
 from tinylora.classifier import adapter_file, load_classifier
@@ -21,11 +21,7 @@ TEXTS = ["Are you coming home for dinner?", "WIN a prize now"]
 PEFT_RUN = {"adapter_config.json", "adapter_model.safetensors", "config.json", "metrics.jsonl"}
 
 
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(backend.device, "default", None)
-    monkeypatch.delenv("TINYLORA_DEVICE", raising=False)
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 @pytest.fixture(scope="module")

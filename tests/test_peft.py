@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from models import moved, state
 
 import tinylora
 from tinylora import nn
@@ -44,21 +45,12 @@ def base(seed=0, classes=3):
 def trained(config=CONFIG, **changes):
     model = base(**changes)
     apply_lora(model, config)
-    rng = np.random.default_rng(0)
-    for p in model.parameters():
-        if p.requires_grad:
-            p.data = rng.standard_normal(p.shape).astype(np.float32)
-    return model
+    return moved(model)
 
 
 def scores(model):
     with tinylora.no_grad():
         return model(IDS).numpy()
-
-
-def state(model):
-    tree = [(path, id(m), m.training) for path, m in model.named_modules()]
-    return tree, [(path, id(p), id(p.data), p.data.tobytes(), p.requires_grad) for path, p in model.named_parameters()]
 
 
 @pytest.fixture

@@ -260,7 +260,7 @@ def sharded(folder):
     "change, message",
     [
         (lambda m: m.update({n: f"../{f}" for n, f in m.items()}), "is no file of this folder"),
-        (lambda m: m.update({n: f"/tmp/{f}" for n, f in m.items()}), "is no file of this folder"),
+        (lambda m: m.update({n: f"/elsewhere/{f}" for n, f in m.items()}), "is no file of this folder"),
         (lambda m: m.update({next(iter(m)): "a\0b"}), "is no file of this folder"),
         (lambda m: m.update({next(iter(m)): ".."}), "is no file of this folder"),
         (lambda m: m.update({next(iter(m)): "absent.safetensors"}), r"names absent\.safetensors, which is not there"),

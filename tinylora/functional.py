@@ -277,7 +277,7 @@ def _check_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
         raise RuntimeError(f"linear: input of shape {input.shape} does not fit a weight of shape {weight.shape}")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise RuntimeError(f"linear: bias of shape {bias.shape} does not fit a weight of shape {weight.shape}")
-    if not input.dtype == weight.dtype == float32 == (float32 if bias is None else bias.dtype):
+    if {input.dtype, weight.dtype, weight.dtype if bias is None else bias.dtype} != {float32}:
         input, bias = follow(weight, input, bias)
         _one_dtype("linear", input, weight, bias)
     return input, bias

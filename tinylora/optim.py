@@ -119,7 +119,8 @@ class Adam(Optimizer):
         new = adam(rows, self.decay_apart) if new is None else new
         if new is None:
             super().step()
-        for (p, _), w in zip(moved, new or (), strict=new is not None):
+            return
+        for (p, _), w in zip(moved, new, strict=True):
             p.data = w
 
     def update(self, w: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> Array:

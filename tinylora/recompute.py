@@ -64,7 +64,7 @@ def checkpoint_modules(modules: Iterable[Module]) -> None:
     >>> checkpoint_modules(load_model("nano").trf_blocks)
     """
     for module in modules:
-        module.forward = functools.partial(checkpoint, module.forward)  # type: ignore[method-assign]
+        module.forward = functools.partial(checkpoint, module.forward)  # type: ignore[method-assign]  # of this module alone
 
 
 def _vjp(recomputed: Callable[[Array], list[Array]], i: int, x: Tensor) -> Callable[[Array], Array]:

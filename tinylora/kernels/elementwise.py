@@ -90,7 +90,7 @@ def dropout(xp, x, p, key):
 
 @ops.pow.tune("numpy")
 def pow(xp, a, b):
-    """Squares and cubes by multiplication: NumPy's power of a float32 array takes fifty times as long. Declines the rest."""
+    """Squares and cubes by multiplication: NumPy takes a hundred times as long for a power in float32. Declines the rest."""
     if not plain(a) or type(b) not in (int, float) or b not in (2, 3):
         return NotImplemented
 

@@ -25,7 +25,7 @@ Setter = Callable[[int], Any]
 def _openblas() -> tuple[Callable[[], int], Setter] | None:
     """The functions that read and set how many threads NumPy's OpenBLAS uses; None if NumPy has another BLAS."""
     with contextlib.suppress(OSError, AttributeError):
-        library = ctypes.CDLL(np._core._multiarray_umath.__file__)  # type: ignore[attr-defined]
+        library = ctypes.CDLL(np._core._multiarray_umath.__file__)  # type: ignore[attr-defined]  # not in its stubs
         for name in ("scipy_openblas_{}_num_threads64_", "openblas_{}_num_threads64_", "openblas_{}_num_threads"):
             with contextlib.suppress(AttributeError):  # a wheel's OpenBLAS has a prefix and 64-bit integers
                 return getattr(library, name.format("get")), getattr(library, name.format("set"))

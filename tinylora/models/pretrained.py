@@ -36,11 +36,11 @@ class Pretrained(nn.Module):
         if "lm_head.weight" in weights.shapes and not weights.same("lm_head.weight", tied_to):
             raise LoadError(f"{folder}: lm_head.weight is not wte.weight, and the configuration says tie_word_embeddings")
         with device("meta"):
-            model = cls(cfg)  # type: ignore[call-arg]
+            model = cls(cfg)  # type: ignore[call-arg]  # cls is GPTModel
             configure(model)
         if default_device() != "meta":
             _fill(model, weights, names)
-        return model.eval()  # type: ignore[return-value]
+        return model.eval()  # type: ignore[return-value]  # itself
 
     def save_pretrained(
         self, folder: str | Path, labels: list[str] | None = None, max_shard_bytes: int = 5_000_000_000

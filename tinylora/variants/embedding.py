@@ -35,7 +35,7 @@ class EmbeddingWithLoRA(LinearWithLoRA):
         nn.Module.__init__(self)
         if not isinstance(embedding, nn.Embedding):
             raise TypeError(f"this LoRA goes around an Embedding, not around a {type(embedding).__name__}")
-        self.linear = embedding  # type: ignore[assignment]
+        self.linear = embedding  # type: ignore[assignment]  # under the same name
         with device(embedding.weight.device):
             self.lora = EmbeddingLoRALayer(embedding.num_embeddings, embedding.embedding_dim, rank, alpha)
         self.unmerged: list[nn.Parameter] = []
