@@ -17,7 +17,7 @@ from tinylora.lora import LinearWithLoRA, freeze, replace_linear_with_lora
 from tinylora.models.gpt import GPTModel
 from tinylora.op import OPS
 from tinylora.sampling import GREEDY
-from tinylora.tensor import sum_to
+from tinylora.sums import sum_to
 from tinylora.variants import DoRA, DropoutLoRA, Int8Linear, NF4Linear, PiSSA, QLoRA
 
 pytestmark = needs_a_card
@@ -154,6 +154,17 @@ def test_a_tuned_version_agrees_with_the_definition_on_the_gpu(name, i, differen
             key = (f"{name} (tuned)", dtype.name)
             differences[key] = max(differences.get(key, 0.0), difference)
             assert difference <= NEAR[dtype.name], f"{dtype}: differs by {difference:.1e}"
+        for x, alone, vjp in zip(gpu.inputs, found[1:], version(cupy, *gpu.inputs, **gpu.options)[1], strict=False):
+            if hasattr(vjp, "adds"):
+                so_far = cupy.asarray(np.random.default_rng(1).standard_normal(x.shape)).astype(x.dtype)
+                before = to_cpu(so_far).astype(np.float64)
+                both = to_cpu(vjp(g.astype(alone.dtype), so_far)).astype(np.float64)
+                assert np.array_equal(to_cpu(so_far).astype(np.float64), before), "it wrote into what was there"
+                alone = to_cpu(alone).astype(np.float64)
+                apart = np.abs(np.nan_to_num(both - before - alone)).max(initial=0.0)
+                assert apart <= NEAR[dtype.name] * (1 + np.abs(np.nan_to_num(alone)).max(initial=0.0)), (
+                    f"{dtype}: {apart:.1e}"
+                )
 
     dtypes = [np.dtype(np.float32), np.dtype(np.float64), tinylora.bfloat16]
 

@@ -214,10 +214,10 @@ def test_products_of_any_layout(dtype, a_order, b_order):
     near = {"float32": 1e-6}.get(np.dtype(dtype).name, 1e-2)
     out = cupy.ones((33, 41), dtype)
     assert apart(products.product(cupy, a, b), exact) < near
-    assert apart(products.product(cupy, a, b, out=out, alpha=2.0, add=True), 2 * exact + 1) < near
+    assert apart(products.product(cupy, a, b, out=out, alpha=2.0, plus=out), 2 * exact + 1) < near
     assert apart(products.product(cupy, a, b, dtype=np.float32), exact) < 1e-6
     assert apart(products.product(cupy, a[1:, ::2], b[::2, 3:]), a[1:, ::2].astype("d") @ b[::2, 3:].astype("d")) < near
-    assert apart(products._by_cupy(cupy, a, b, cupy.ones((33, 41), dtype), 2.0, True), 2 * exact + 1) < 2 * near
+    assert apart(products._by_cupy(cupy, a, b, out, 2.0, cupy.ones((33, 41), dtype)), 2 * exact + 1) < 2 * near
 
 
 def test_precision_high_is_tf32():

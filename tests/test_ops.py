@@ -12,7 +12,8 @@ import tinylora  # registers the tuned versions
 from tinylora import ops
 from tinylora.kernels import attention, blocks, linear, products
 from tinylora.op import OPS, Op, once
-from tinylora.tensor import record, sum_to
+from tinylora.sums import sum_to
+from tinylora.tensor import record
 from tinylora.testing import KinkError, gradcheck
 from tinylora.testing.strategies import arrays
 

@@ -53,7 +53,11 @@ def check(path, content):
     found = read(path, content)
     if found is None:
         return
-    expected = safetensors.numpy.load(content)
+    try:
+        expected = safetensors.numpy.load(content)
+    except KeyError as unknown:
+        assert unknown.args == ("BF16",)  # for which NumPy, and so the library, has no dtype; tinylora has, by ml_dtypes
+        return
     assert found.keys() == expected.keys()
     for name, array in expected.items():
         assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)

@@ -15,7 +15,8 @@ import tinylora
 from tinylora import nn, ops
 from tinylora.nn import functional as F
 from tinylora.op import Op
-from tinylora.tensor import Tensor, record, sum_to
+from tinylora.sums import adds, sum_to
+from tinylora.tensor import Tensor, record
 from tinylora.testing.strategies import array_tuples, arrays, broadcastable, shapes
 
 
@@ -345,3 +346,24 @@ def test_infinities_and_nans_are_answers_and_no_warnings():
     x = leaf([0.0, -1.0])
     (1 / x + x.log() + x.sqrt()).sum().backward()
     assert not np.isfinite(x.grad.data).all()
+
+
+def test_a_vjp_that_adds_inside_is_handed_what_came_before():
+    """Whichever of two ways back is walked first, the sum is the same, and neither gradient is written into."""
+    handed = []
+
+    def doubled(xp, x):
+        @adds
+        def d_x(g, so_far=None):
+            handed.append(so_far)
+            return 2 * g if so_far is None else so_far + 2 * g
+
+        return 2 * x, (d_x,)
+
+    twice = Op(doubled)
+    for turn in (lambda a, b: a + b, lambda a, b: b + a):
+        x = tinylora.tensor([1.0, 2.0], requires_grad=True)
+        h = x * 3.0
+        turn(record(twice, h), h * h).sum().backward()
+        assert x.grad.tolist() == [3 * (2 + 2 * 3.0), 3 * (2 + 2 * 6.0)]
+    assert sorted(g is None for g in handed) == [False, True]

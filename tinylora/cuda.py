@@ -11,7 +11,7 @@ from typing import Any
 
 from tinylora import backend
 from tinylora.backend import Array, array_module
-from tinylora.kernels.cuda.gemm import nvmath_cublas
+from tinylora.kernels.cuda.gemm import cublas_lt
 from tinylora.kernels.cuda.live import Slots, live, recording
 from tinylora.optim import Adam, Optimizer
 from tinylora.tensor import Tensor, watchers
@@ -150,14 +150,14 @@ def capture(step: Step, optimizer: Optimizer) -> Captured:
     if not isinstance(optimizer, Adam):
         raise RuntimeError(f"a step with {type(optimizer).__name__} cannot be captured: use Adam or AdamW")
     backend.cupy()
-    if nvmath_cublas() is None:
+    if cublas_lt() is None:
         raise RuntimeError("capturing a step needs nvmath-python: pip install 'tinylora[cuda13]' (or cuda12)")
     return Captured(step, optimizer)
 
 
 def can_capture(device: backend.device) -> bool:
     """Does `capture` work for tensors on `device`?"""
-    return device == "cuda" and nvmath_cublas() is not None
+    return device == "cuda" and cublas_lt() is not None
 
 
 def _each(out: Any, function: Callable[[Tensor], Tensor]) -> Any:

@@ -106,7 +106,7 @@ def promote(*operands: Any, floating: bool = False) -> list[Any]:
 def _alike(found: list[Any]) -> bool:
     """Nothing to do, as is mostly the case: floating-point Tensors of one dtype, on one device."""
     first = found[0]
-    if not isinstance(first, Tensor) or first.data.dtype.kind != "f":
+    if not isinstance(first, Tensor) or not is_floating(first.data.dtype):
         return False
     dtype, kind = first.data.dtype, type(first.data)
     return all(isinstance(x, Tensor) and x.data.dtype == dtype and type(x.data) is kind for x in found[1:])

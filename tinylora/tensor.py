@@ -20,9 +20,9 @@ import numpy as np
 
 from tinylora.backend import Array, device, device_of, full, is_floating
 from tinylora.op import Op
-from tinylora.ops.elementwise import add
+from tinylora.sums import arrived
 
-Vjp = Callable[[Array], Array]
+Vjp = Callable[..., Array]
 
 
 class Node:
@@ -148,8 +148,7 @@ def _walk(root: Node, gradient: Array, retain_graph: bool) -> None:
             _collect(node.leaf(), g)
             continue
         for below, vjp in node.edges or ():
-            d = sum_to(vjp(g), below.shape)
-            gradients[below] = add(gradients[below], d)[0] if below in gradients else d
+            gradients[below] = arrived(gradients.get(below), vjp, g, below.shape)
         if not retain_graph:
             node.edges = None  # frees what the vjps kept, so memory falls during the walk
 
@@ -182,15 +181,6 @@ def _collect(leaf: Tensor | None, g: Array) -> None:
     if leaf is not None:  # else nobody is left to ask for it
         g = g if leaf.grad is None else leaf.grad.data + g
         leaf.grad = Tensor(g.copy() if 0 in getattr(g, "strides", ()) else g)
-
-
-def sum_to(g: Array, shape: tuple[int, ...]) -> Array:
-    """Undo broadcasting: add up the copies that were made of an input of `shape`. (Ops leave this to the engine.)"""
-    if g.shape == shape:
-        return g
-    lead = g.ndim - len(shape)
-    copied = tuple(i for i in range(g.ndim) if i < lead or (shape[i - lead] == 1 and g.shape[i] != 1))
-    return g.sum(axis=copied).reshape(shape)
 
 
 # ------------------------------------------------------------------------------------------- switching

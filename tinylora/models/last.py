@@ -27,12 +27,16 @@ def features_at(model: GPTModel, ids: Tensor, last: Tensor) -> Tensor:
 
 def _block_at(block: Module, x: Tensor, last: Tensor) -> Tensor:
     """What a TransformerBlock makes of x at one position of each row: (B, T, C) -> (B, C)."""
-    rows = arange(len(last), device=x.device)
-    att, h = block.att, block.norm1(x)
-    k, v = att.heads(att.W_key(h)), att.heads(att.W_value(h))  # (B, H, T, D)
-    q = att.heads(att.W_query(h[rows, last].unsqueeze(1)))  # (B, H, 1, D)
-    scores = q @ k.mT * (1 / math.sqrt(q.shape[-1]))  # (B, H, 1, T)
-    later = arange(x.shape[1], device=x.device) > last[:, None]  # (B, T)
-    weights = att.dropout(F.softmax(F.masked_fill(scores, later[:, None, None], -math.inf), -1))
-    y = x[rows, last] + block.drop_resid(att.out_proj((weights @ v).flatten(1)))
+    (B, T, C), H, att = x.shape, block.att.num_heads, block.att
+    wanted = x[arange(B, device=x.device), last]  # (B, C)
+    h = block.norm1(x)
+    k, v, q = att.W_key(h), att.W_value(h), att.W_query(block.norm1(wanted))
+    heads = arange(H, device=x.device)
+    others = (heads[:, None] != heads)[:, :, None]  # (H, H, 1): in head h's row, the features of other heads
+    q = F.masked_fill(q.view(B, 1, H, C // H), others, 0.0).flatten(2)  # (B, H, C): k and v stay as they stand in memory
+    scores = q @ k.mT * (1 / math.sqrt(C // H))  # (B, H, T)
+    later = arange(T, device=x.device) > last[:, None]  # (B, T)
+    weights = att.dropout(F.softmax(F.masked_fill(scores, later[:, None], -math.inf), -1))
+    context = F.masked_fill((weights @ v).view(B, H, H, C // H), others, 0.0).sum(1).flatten(1)  # (B, C)
+    y = wanted + block.drop_resid(att.out_proj(context))
     return y + block.drop_resid(block.ff(block.norm2(y)))

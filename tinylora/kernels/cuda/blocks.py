@@ -67,8 +67,9 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0):
             dP = product(xp, g[heads, rows], v[heads, keys].swapaxes(-1, -2), dtype=float32)
             PM, dS = xp.empty(s.shape, dtype), xp.empty(s.shape, dtype)
             run("weights_backward", dP, lse, PM, dS)
-            product(xp, PM.swapaxes(-1, -2), g[heads, rows], out=d_v[heads, keys], add=True)
-            product(xp, dS.swapaxes(-1, -2), q[heads, rows], out=d_k[heads, keys], alpha=scale, add=True)
+            some_v, some_k = d_v[heads, keys], d_k[heads, keys]
+            product(xp, PM.swapaxes(-1, -2), g[heads, rows], out=some_v, plus=some_v)
+            product(xp, dS.swapaxes(-1, -2), q[heads, rows], out=some_k, alpha=scale, plus=some_k)
             product(xp, dS, k[heads, keys], out=d_q[heads, rows], alpha=scale)
         return [d.reshape(B, H, -1, D) for d in (d_q, d_k, d_v)]
 

@@ -1,19 +1,21 @@
 """Matrix products on a GPU by cuBLAS, through nvmath where that is installed and through CuPy elsewhere.
 
-nvmath's binding does what CuPy's `@` cannot: it can be captured into a CUDA graph, adds onto what stands in the output,
-and writes float32 sums of bfloat16 products.
+nvmath's binding does what CuPy's `@` cannot: it can be captured into a CUDA graph, adds the product to another array, and
+writes float32 sums of bfloat16 products.
 """
 
 from __future__ import annotations
 
 import functools
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinylora.backend import Array, bfloat16, float16, float32
 from tinylora.kernels.cuda.compile import extra
+
+Ints = tuple[int, ...]
 
 WORKSPACE = 2**25  # bytes that cuBLAS may use per handle: NVIDIA's recommendation for Hopper
 NUMBERS = {float32: 0, float16: 2, bfloat16: 14}  # cudaDataType_t
@@ -46,105 +48,158 @@ def get_float32_matmul_precision() -> str:
 
 
 @functools.cache
-def nvmath_cublas() -> ModuleType | None:
-    """nvmath's binding of cuBLAS, if it is installed."""
-    return extra("nvmath.bindings.cublas")
+def cublas_lt() -> ModuleType | None:
+    """nvmath's binding of cuBLASLt, if it is installed."""
+    return extra("nvmath.bindings.cublasLt")
 
 
-class _Handle(int):
-    """cuBLAS's handle, the stream that it is set to, and the workspace that it was given."""
-
-    stream: int
-    workspace: Any
-
-
-@functools.cache
-def _handle(device: int) -> _Handle:
-    import cupy
-
-    cublas: Any = nvmath_cublas()
-    handle = _Handle(cublas.create())
-    handle.stream, handle.workspace = -1, cupy.cuda.Memory(WORKSPACE)
-    return handle
-
-
-def _current(xp: ModuleType) -> _Handle:
-    """The handle, set to the current stream."""
-    cublas: Any = nvmath_cublas()
-    handle, stream = _handle(xp.cuda.device.get_device_id()), xp.cuda.get_current_stream().ptr
-    if handle.stream != stream:
-        cublas.set_stream(handle, stream)
-        cublas.set_workspace(handle, handle.workspace.ptr, WORKSPACE)  # a change of stream takes it away
-        handle.stream = stream
-    return handle
-
-
-_numbers: dict[float, tuple[np.ndarray, int]] = {}
-
-
-def _number(value: float) -> int:
-    """The address of alpha or beta, where cuBLAS reads it."""
-    if value not in _numbers:
-        array = np.array(value, np.float32)
-        _numbers[value] = array, array.ctypes.data
-    return _numbers[value][1]
-
-
-def product(xp: ModuleType, a: Array, b: Array, out: Array | None = None, alpha: float = 1.0, add: bool = False,
+def product(xp: ModuleType, a: Array, b: Array, out: Array | None = None, alpha: float = 1.0, plus: Array | None = None,
             dtype: Any = None) -> Array:  # fmt: skip
-    """alpha · a b, with `add` added onto `out`: (.., n, k) (.., k, m) -> (.., n, m).
+    """alpha · a b + plus: (.., n, k) (.., k, m) -> (.., n, m).
 
-    a and b are float32, bfloat16 or float16, in row order or transposed, with at most one leading axis; `out`, or the new
-    array of `dtype` (theirs unless given), has rows in order.
+    a and b are float32, bfloat16 or float16, in row order or transposed, with at most one leading axis. `out`, or the new
+    array of `dtype` (theirs unless given), has rows in order; `plus` may be `out` itself.
     """
-    (n, k), m = a.shape[-2:], b.shape[-1]
     if out is None:
-        out = xp.empty((*a.shape[:-2], n, m), dtype or a.dtype)
-    if nvmath_cublas() is None or a.dtype not in NUMBERS or not k:
-        return _by_cupy(xp, a, b, out, alpha, add)
-    if out.size:
-        (a, a_order, a_width), (b, b_order, b_width) = _laid_out(xp, a), _laid_out(xp, b)
-        _gemm(xp, a, a_order, a_width, b, b_order, b_width, out, alpha, add)
+        out = xp.empty((*a.shape[:-1], b.shape[-1]), dtype or a.dtype)
+    if cublas_lt() is None or a.dtype not in NUMBERS or not a.shape[-1]:
+        return _by_cupy(xp, a, b, out, alpha, plus)
+    if not out.size:
+        return out
+    if plus is not None and plus.dtype != out.dtype:
+        plus = plus.astype(out.dtype)
+    c = out if plus is None else plus
+    at = a.data.ptr, b.data.ptr, c.data.ptr, out.data.ptr
+    aligned = not (at[0] | at[1] | at[2] | at[3]) % 16
+    device, tf32 = xp.cuda.device.get_device_id(), _precision == "high"
+    plan = _plan(device, a.shape, a.strides, b.shape, b.strides, c.strides, out.strides, a.dtype, out.dtype, aligned, tf32)
+    if plan is None:
+        plus = plus if plus is None or plus is out else xp.ascontiguousarray(plus)
+        return product(xp, _in_order(xp, a), _in_order(xp, b), out, alpha, plus)
+    plan.run(xp, *at, _number(alpha), _number(0.0 if plus is None else 1.0))
     return out
 
 
-def _gemm(
-    xp: Any, a: Any, a_order: int, a_width: int, b: Any, b_order: int, b_width: int, out: Any, alpha: float, add: bool
-) -> None:
-    """cuBLAS counts columns first: there it is outᵀ = bᵀ aᵀ, with the operands swapped and none of them moved."""
-    cublas: Any = nvmath_cublas()
-    (n, k), m = a.shape[-2:], b.shape[-1]
-    compute = TF32 if a.dtype == float32 and _precision == "high" else FLOAT32
-    scales = _number(alpha), _number(1.0 if add else 0.0)
-    number = NUMBERS[a.dtype]
-    width = max(out.strides[-2] // out.itemsize, m)
-    if a.ndim == 2:
-        cublas.gemm_ex(
-            _current(xp), b_order, a_order, m, n, k, scales[0], b.data.ptr, number, b_width, a.data.ptr, number, a_width,
-            scales[1], out.data.ptr, NUMBERS[out.dtype], width, compute, -1,
-        )  # fmt: skip
-    else:
-        steps = [x.strides[0] // x.itemsize for x in (b, a, out)]
-        cublas.gemm_strided_batched_ex(
-            _current(xp), b_order, a_order, m, n, k, scales[0], b.data.ptr, number, b_width, steps[0], a.data.ptr, number,
-            a_width, steps[1], scales[1], out.data.ptr, NUMBERS[out.dtype], width, steps[2], len(a), compute, -1,
+class Plan:
+    """A product of two matrices of given shapes, strides and dtypes, and the algorithm that cuBLAS chose for it.
+
+    To find one takes longer than to launch it, and a step asks for the same ones again and again. cuBLAS counts columns
+    first: there it is outᵀ = bᵀ aᵀ, with the operands swapped and none of them moved.
+    """
+
+    def __init__(self, device: int, a: Matrix, b: Matrix, c: Matrix, out: Matrix, tf32: bool, alignment: int) -> None:
+        lt: Any = cublas_lt()
+        self.lt, (self.handle, self.workspace) = lt, _handle(device)
+        self.made: list[tuple[Any, int]] = []  # and how to destroy it
+        self.operation = self._make("matmul_desc", TF32 if tf32 and a.number == NUMBERS[float32] else FLOAT32, 0)
+        for name, matrix in (("TRANSA", b), ("TRANSB", a)):
+            self._set("matmul_desc", self.operation, lt.MatmulDescAttribute[name], matrix.turned, np.int32)
+        self.layouts = [self._layout(x) for x in (a, b, c, out)]
+        preference = self._make("matmul_preference")
+        limits = lt.MatmulPreferenceAttribute
+        self._set("matmul_preference", preference, limits.MAX_WORKSPACE_BYTES, WORKSPACE, np.uint64)
+        for name in "ABCD":
+            self._set("matmul_preference", preference, limits[f"MIN_ALIGNMENT_{name}_BYTES"], alignment, np.uint32)
+        self.algorithm, found = np.zeros(1, lt.matmul_heuristic_result_dtype), np.zeros(1, np.int32)
+        of_a, of_b, of_c, of_out = self.layouts
+        lt.matmul_algo_get_heuristic(self.handle, self.operation, of_b, of_a, of_c, of_out, preference, 1,
+                                     self.algorithm.ctypes.data, found.ctypes.data)  # fmt: skip
+        self.at = self.algorithm.ctypes.data
+
+    def run(self, xp: Any, a: int, b: int, c: int, out: int, alpha: int, beta: int) -> None:
+        """out = alpha a b + beta c, all by their addresses."""
+        of_a, of_b, of_c, of_out = self.layouts
+        self.lt.matmul(
+            self.handle, self.operation, alpha, b, of_b, a, of_a, beta, c, of_c, out, of_out, self.at, self.workspace.ptr,
+            WORKSPACE, xp.cuda.get_current_stream().ptr,
         )  # fmt: skip
 
+    def _make(self, kind: str, *options: int) -> int:
+        made = getattr(self.lt, f"{kind}_create")(*options)
+        self.made.append((getattr(self.lt, f"{kind}_destroy"), made))
+        return made
 
-def _laid_out(xp: Any, x: Any) -> tuple[Any, int, int]:
-    """x, copied if need be, with 0 for rows in order or 1 for columns in order, and how far apart these are."""
-    (rows, columns), (down, along), size = x.shape[-2:], x.strides[-2:], x.itemsize
+    def _set(self, kind: str, what: int, attribute: int, value: int, dtype: Any) -> None:
+        number = np.array(value, dtype)
+        getattr(self.lt, f"{kind}_set_attribute")(what, attribute, number.ctypes.data, number.nbytes)
+
+    def _layout(self, x: Matrix) -> int:
+        layout = self._make("matrix_layout", x.number, x.across, x.down, x.width)
+        if x.batch > 1:
+            attributes = self.lt.MatrixLayoutAttribute
+            self._set("matrix_layout", layout, attributes.BATCH_COUNT, x.batch, np.int32)
+            self._set("matrix_layout", layout, attributes.STRIDED_BATCH_OFFSET, x.step, np.int64)
+        return layout
+
+    def __del__(self) -> None:
+        for destroy, made in self.made:
+            destroy(made)
+
+
+class Matrix(NamedTuple):
+    """One of a product, or `batch` of them that are `step` numbers apart: `down` rows of `across` numbers, `width` apart."""
+
+    number: int  # of its dtype
+    turned: bool  # are these its columns?
+    down: int
+    across: int
+    width: int
+    batch: int
+    step: int
+
+
+def _matrix(shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype) -> Matrix | None:
+    """None if neither its rows nor its columns stand in order."""
+    (rows, columns), (down, along), size = shape[-2:], strides[-2:], dtype.itemsize
+    many = (shape[0], strides[0] // size) if len(shape) == 3 else (1, 0)
     if (along == size or columns == 1) and (down >= columns * size or rows == 1):
-        return x, 0, max(down // size if rows > 1 else 0, columns, 1)
+        return Matrix(NUMBERS[dtype], False, rows, columns, max(down // size if rows > 1 else 0, columns), *many)
     if (down == size or rows == 1) and (along >= rows * size or columns == 1):
-        return x, 1, max(along // size if columns > 1 else 0, rows, 1)
-    return xp.ascontiguousarray(x), 0, max(columns, 1)
+        return Matrix(NUMBERS[dtype], True, columns, rows, max(along // size if columns > 1 else 0, rows), *many)
+    return None
 
 
-def _by_cupy(xp: Any, a: Any, b: Any, out: Any, alpha: float, add: bool) -> Any:
+@functools.lru_cache(maxsize=4096)
+def _plan(device: int, a_shape: Ints, a_strides: Ints, b_shape: Ints, b_strides: Ints, c_strides: Ints, strides: Ints,
+          dtype: np.dtype, out_dtype: np.dtype, aligned: bool, tf32: bool) -> Plan | None:  # fmt: skip
+    """None if a, b or what is added has to be put in order first."""
+    shape = *a_shape[:-1], b_shape[-1]
+    a, b = _matrix(a_shape, a_strides, dtype), _matrix(b_shape, b_strides, dtype)
+    c, out = _matrix(shape, c_strides, out_dtype), _matrix(shape, strides, out_dtype)
+    if out is None or out.turned:
+        raise ValueError(f"a product is written in rows: not into shape {shape} with strides {strides}")
+    if a is None or b is None or c is None or c.turned:
+        return None
+    return Plan(device, a, b, c, out, tf32, 16 if aligned else dtype.itemsize)
+
+
+@functools.cache
+def _handle(device: int) -> tuple[int, Any]:
+    """cuBLASLt's handle, and the memory that it may work in."""
+    import cupy
+
+    lt: Any = cublas_lt()
+    return lt.create(), cupy.cuda.Memory(WORKSPACE)
+
+
+@functools.cache
+def _number(value: float) -> int:
+    """The address of alpha or beta, where cuBLAS reads it."""
+    _numbers.append(np.array(value, np.float32))
+    return _numbers[-1].ctypes.data
+
+
+_numbers: list[np.ndarray] = []
+
+
+def _in_order(xp: Any, x: Any) -> Any:
+    return x if _matrix(x.shape, x.strides, x.dtype) else xp.ascontiguousarray(x)
+
+
+def _by_cupy(xp: Any, a: Any, b: Any, out: Any, alpha: float, plus: Any) -> Any:
     y = _matmul(xp, a.astype(out.dtype, copy=False), b.astype(out.dtype, copy=False))
     y = y * alpha if alpha != 1 else y
-    out[...] = out + y if add else y
+    out[...] = y if plus is None else plus + y
     return out
 
 

@@ -1,8 +1,8 @@
 """Products with a weight on a GPU: Linear, LoRA's Linear, and matrix products in general, all by cuBLAS.
 
 An output that is a sum of products is written by the first and added onto by the next, while cuBLAS multiplies: the sum
-takes no pass of its own. LoRA's two narrow matrices stay in float32 and are rounded to the dtype of x for each product;
-their gradients are summed up in float32 and come back so.
+takes no pass of its own, nor does a gradient that was there before. LoRA's two narrow matrices stay in float32 and are
+rounded to the dtype of x for each product; their gradients are summed up in float32 and come back so.
 """
 
 from __future__ import annotations
@@ -14,15 +14,20 @@ import numpy as np
 
 from tinylora import ops
 from tinylora.kernels.cuda.compile import NAMES, kernel, or_null, ready
-from tinylora.kernels.cuda.gemm import nvmath_cublas, product
+from tinylora.kernels.cuda.gemm import cublas_lt, product
 from tinylora.op import once
 from tinylora.ops.nn import rows
+from tinylora.sums import adds
 
 
 def _handles(x: Any, *others: Any) -> bool:
     """By nvmath, in one dtype that it and the kernels know."""
     alike = all(other is None or other.dtype == x.dtype for other in others)
-    return x.dtype in NAMES and x.size > 0 and alike and nvmath_cublas() is not None
+    return alike and x.dtype in NAMES and x.size > 0 and cublas_lt() is not None
+
+
+def _rows(so_far: Any) -> Any:
+    return None if so_far is None else rows(so_far)
 
 
 @ops.linear.tune("cupy")
@@ -31,13 +36,15 @@ def linear(xp, x, weight, bias=None):
     if not _handles(x, weight, bias) or not weight.size:
         return NotImplemented
     shape, x = x.shape, rows(x)
-    y = xp.empty((len(x), len(weight)), x.dtype)
+    y = None
     if bias is not None:
+        y = xp.empty((len(x), len(weight)), x.dtype)
         y[...] = bias
-    product(xp, x, weight.T, out=y, add=bias is not None)
+    y = product(xp, x, weight.T, out=y, plus=y)
 
-    def d_x(g):
-        return product(xp, rows(g), weight).reshape(shape)
+    @adds
+    def d_x(g, so_far=None):
+        return product(xp, rows(g), weight, plus=_rows(so_far)).reshape(shape)
 
     def d_weight(g):
         return product(xp, rows(g).T, x)
@@ -50,37 +57,26 @@ def linear(xp, x, weight, bias=None):
 
 @ops.lora_linear.tune("cupy")
 def lora_linear(xp, x, weight, bias, A, B, scale):
-    """Forward two products narrow in r and a wide one, backward five: what is summed up is summed up inside them."""
+    """Forward two products narrow in r and a wide one; backward one with W + ΔW, or where x has few rows one with each."""
     if A.dtype != np.float32 or B.dtype != np.float32 or not (weight.size and A.size):
         return NotImplemented
     if not _handles(x, weight, bias):
         return NotImplemented if x.dtype == A.dtype else _plain_lora_linear(xp, x, weight, bias, A, B, scale)
-    shape, (d_out, d_in), r = x.shape, weight.shape, len(B)
-    n = math.prod(shape[:-1])
-    whole_packs = all(d * x.itemsize % 16 == 0 for d in (d_in, d_out, r)) and x.size + d_in * r < 2**31
-    given = ready(xp, weight), None if bias is None else ready(xp, bias), ready(xp, A), ready(xp, B), float(scale)
+    shape, (d_out, d_in) = x.shape, weight.shape
+    whole_packs = all(d * x.itemsize % 16 == 0 for d in (d_in, len(B))) and x.size + d_in * len(B) < 2**31
     forward = _wide if d_out >= 2 * d_in and whole_packs else _narrow
-    y, x, x_A, small_A, s_B = forward(xp, ready(xp, rows(x)), *given)  # small_A and s B are A and s · B as x.dtype
-    tall = d_in >= 2 * d_out and whole_packs
+    bias = None if bias is None else ready(xp, bias)
+    y, x, x_A, small_A, s_B = forward(xp, rows(x), weight, bias, ready(xp, A), ready(xp, B), scale)
+    g_B = once(lambda g: product(xp, rows(g), s_B.T))  # (n, r)
 
-    def down(g):
-        """s g Bᵀ, (n, r), and where it stands behind g, if it does, with [W; Aᵀ]."""
-        if not tall:
-            return product(xp, rows(g), s_B.T), None, None
-        g = ready(xp, rows(g))
-        wide_g, tall_W = xp.empty((n, d_out + r), g.dtype), xp.empty((d_out + r, d_in), g.dtype)
-        arguments = g, given[0], given[2], n, d_in, d_out, r, wide_g, tall_W
-        kernel("lora", "stack", g.dtype)((1024,), (256,), arguments)
-        return product(xp, g, s_B.T, out=wide_g[:, d_out:]), wide_g, tall_W
-
-    g_B = once(down)
-
-    def d_x(g):
-        small, wide_g, tall_W = g_B(g)
-        if tall:
-            return product(xp, wide_g, tall_W).reshape(shape)
-        d = product(xp, small, small_A.T)
-        return product(xp, rows(g), weight, out=d, add=True).reshape(shape)
+    @adds
+    def d_x(g, so_far=None):
+        g, so_far = rows(g), _rows(so_far)
+        if len(g) >= d_out:  # W + ΔW is (out, in), and one more pass over dL/dx (n, in)
+            changed = product(xp, s_B.T, small_A.T, plus=weight)
+            return product(xp, g, changed, plus=so_far).reshape(shape)
+        d = product(xp, g_B(g), small_A.T, plus=so_far)
+        return product(xp, g, weight, out=d, plus=d).reshape(shape)
 
     def d_weight(g):
         return product(xp, rows(g).T, x)
@@ -89,7 +85,7 @@ def lora_linear(xp, x, weight, bias, A, B, scale):
         return g
 
     def d_A(g):
-        return product(xp, x.T, g_B(g)[0], dtype=np.float32)
+        return product(xp, x.T, g_B(g), dtype=np.float32)
 
     def d_B(g):
         return product(xp, x_A.T, rows(g), alpha=scale, dtype=np.float32)
@@ -108,13 +104,13 @@ def _narrow(xp: Any, x: Any, weight: Any, bias: Any, A: Any, B: Any, scale: floa
     small_A = A if small_A is None else small_A
     product(xp, x, small_A, out=x_A[:, :r])
     y = product(xp, x_A, small_B)
-    return product(xp, x, weight.T, out=y, add=True), x, x_A[:, :r], small_A, small_B[:r]
+    return product(xp, x, weight.T, out=y, plus=y), x, x_A[:, :r], small_A, small_B[:r]
 
 
 def _wide(xp: Any, x: Any, weight: Any, bias: Any, A: Any, B: Any, scale: float) -> tuple[Any, ...]:
     """y = [x, x A, 1, 0] [W, s Bᵀ, bias, 0]ᵀ: where y is much wider than x, to copy x costs less than to write y twice."""
     n, (d_out, d_in), r = len(x), weight.shape, len(B)
-    small_A = _narrowed_later(xp, A, x.dtype)
+    x, weight, small_A = ready(xp, x), ready(xp, weight), _narrowed_later(xp, A, x.dtype)
     wide_x, wide_W = xp.empty((n, d_in + r + 8), x.dtype), xp.empty((d_out, d_in + r + 8), x.dtype)
     arguments = x, weight, or_null(bias), A, B, scale, n, d_in, d_out, r, wide_x, wide_W, or_null(small_A)
     kernel("lora", "widen", x.dtype)((1024,), (256,), arguments)
@@ -152,6 +148,8 @@ def matmul(xp, a, b):
 
     def d_b(g):
         g = rows(g) if one else _stack(g)
+        if b.strides[-1] > b.strides[-2]:  # b stands by columns, and so does its gradient
+            return product(xp, g.swapaxes(-1, -2), a).swapaxes(-1, -2).reshape(b_shape)
         return product(xp, a.swapaxes(-1, -2), g).reshape(b_shape)
 
     return product(xp, a, b).reshape(y_shape), (d_a, d_b)

@@ -32,15 +32,3 @@ extern "C" __global__ void widen(const T* x, const T* W, const T* bias, const fl
     if (small_A)
         for (unsigned k = i; k < d_in * r; k += step) small_A[k] = narrow<T>(A[k]);
 }
-
-// For a layer with many inputs, on the way back: g' = [g, .], where s g Bᵀ will fill the gap, and W' = [W; Aᵀ]: dL/dx = g' W'.
-extern "C" __global__ void stack(const T* g, const T* W, const float* A, int64 n, int64 d_in, int64 d_out, int64 r, T* wide_g,
-                                 T* tall_W) {
-    unsigned in_a_row = d_out / PACK, i = blockIdx.x * blockDim.x + threadIdx.x, step = gridDim.x * blockDim.x;
-    for (unsigned k = i; k < n * in_a_row; k += step) {
-        int64 row = k / in_a_row, at = k % in_a_row * PACK;
-        pack_at(wide_g, row * (d_out + r) + at) = pack_at(g, row * d_out + at);
-    }
-    for (unsigned k = i; k < d_out * d_in / PACK; k += step) pack_at(tall_W, (int64)k * PACK) = pack_at(W, (int64)k * PACK);
-    for (unsigned k = i; k < r * d_in; k += step) tall_W[d_out * d_in + k] = narrow<T>(A[k % d_in * r + k / d_in]);
-}

@@ -46,9 +46,9 @@ extern "C" __global__ void layer_norm(const T* x, const T* weight, const T* bias
     }
 }
 
-// d = (h - mean h - n mean(h n)) / √(variance + ε),  h = g w
-extern "C" __global__ void layer_norm_backward(const T* x, const T* g, const T* weight, const float2* stats, T* d, int64 rows,
-                                               int64 width) {
+// d = (h - mean h - n mean(h n)) / √(variance + ε),  h = g w; and so_far on top of it, if that is given.
+extern "C" __global__ void layer_norm_backward(const T* x, const T* g, const T* weight, const float2* stats, const T* so_far,
+                                               T* d, int64 rows, int64 width) {
     FOR_MY_ROW(rows);
     float2 s = stats[row];
     float n[PACKS * PACK], h[PACKS * PACK], sum_h = 0.f, sum_hn = 0.f;
@@ -72,11 +72,12 @@ extern "C" __global__ void layer_norm_backward(const T* x, const T* g, const T* 
     for (int k = 0; k < PACKS; k++) {
         int64 at = (k * 32 + lane) * PACK;
         if (at < width) {
-            Pack p;
+            Pack p, q;
+            if (so_far) q = pack_at(so_far, row * width + at);
 #pragma unroll
             for (int j = 0; j < PACK; j++) {
                 int i = k * PACK + j;
-                p.at[j] = narrow<T>(s.y * (h[i] - mean_h - n[i] * mean_hn));
+                p.at[j] = narrow<T>(s.y * (h[i] - mean_h - n[i] * mean_hn) + (so_far ? wide(q.at[j]) : 0.f));
             }
             pack_at(d, row * width + at) = p;
         }

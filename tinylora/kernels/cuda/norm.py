@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from tinylora import ops
-from tinylora.kernels.cuda.compile import NAMES, blocks, kernel, ready
+from tinylora.kernels.cuda.compile import NAMES, blocks, kernel, or_null, ready
+from tinylora.sums import adds
 
 MOST = 128  # numbers of a row that one of its 32 threads can hold in registers
 WARPS = 4  # rows in a block
@@ -29,9 +30,11 @@ def layer_norm(xp, x, weight, bias, eps):
     grid = blocks(32 * rows, 32 * WARPS)
     kernel("norm", "layer_norm", x.dtype, **count)(*grid, (x, w, b, y, stats, rows, width, float(eps)))
 
-    def d_x(g):
+    @adds
+    def d_x(g, so_far=None):
         d, g = xp.empty_like(x), ready(xp, g)
-        kernel("norm", "layer_norm_backward", x.dtype, **count)(*grid, (x, g, w, stats, d, rows, width))
+        so_far = None if so_far is None else ready(xp, so_far.astype(x.dtype, copy=False))
+        kernel("norm", "layer_norm_backward", x.dtype, **count)(*grid, (x, g, w, stats, or_null(so_far), d, rows, width))
         return d
 
     def d_weight(g):
