@@ -224,6 +224,16 @@ def lora_linear(draw):
 
 
 @st.composite
+def lora_linears(draw):
+    d_in, d_out, r, scale = draw(lora_sizes(4))
+    x = draw(arrays((*draw(shapes(max_dims=2)), d_in)))
+    bias = (d_out,) if draw(st.booleans()) else None
+    parts = ((d_out, d_in), bias, (d_in, r), (r, d_out))
+    layers = [part and draw(arrays(part)) for _ in range(draw(st.integers(1, 3))) for part in parts]
+    return Call((x, scale, *layers))
+
+
+@st.composite
 def quantized_linear(draw):
     d_in, d_out = draw(st.integers(1, 5)), draw(st.integers(0, 5))
     codes = np.random.default_rng(draw(st.integers(0, 9))).integers(-127, 128, (d_out, d_in)).astype(np.int8)
@@ -297,6 +307,7 @@ ROWS: dict[str, st.SearchStrategy[Call]] = {
     "log": unary(positive),
     "log_softmax": along(elements=uniform(-5.0, 5.0)),
     "lora_linear": lora_linear(),
+    "lora_linears": lora_linears(),
     "matmul": matmul(),
     "maximum": binary(below_half, above_half, left=st.just(0.5), right=st.just(0.5)),  # kink where equal
     "mean": reduction(),
@@ -341,6 +352,11 @@ def _lora(d_in: int, d_out: int, r: int) -> Call:
     return Call((_x((4, 130, d_in)), _x((d_out, d_in)), _x(d_out), _x((d_in, r)), _x((r, d_out)), 8.0))
 
 
+def _loras(n: int, d_in: int, d_out: int, r: int, count: int) -> Call:
+    layers = [x for _ in range(count) for x in (_x((d_out, d_in)), _x(d_out), _x((d_in, r)), _x((r, d_out)))]
+    return Call((_x((4, n, d_in)), 2.0, *layers))
+
+
 LARGE: dict[str, list[Call]] = {
     "attention": [_heads(150, 150), _heads(1, 40), _heads(300, 300), _heads(300, 300, p=0.0)],
     "cross_entropy": [Call((_x((300, 500)), _rng.integers(0, 500, 300), None), {})],
@@ -351,6 +367,7 @@ LARGE: dict[str, list[Call]] = {
     "linear": [Call((_x((4, 130, 65)), _x((129, 65)), _x(129)))],
     "log_softmax": [Call((_x((300, 200)),), {"axis": -1})],
     "lora_linear": [_lora(65, 129, 4), _lora(64, 64, 8), _lora(48, 144, 16), _lora(144, 48, 16)],
+    "lora_linears": [_loras(130, 48, 64, 8, 3), _loras(9, 64, 64, 16, 3), _loras(130, 40, 32, 8, 2)],
     "matmul": [Call((_x((4, 130, 65)), _x((65, 129))))],
     "pow": [Call((_x((30, 20)), 2)), Call((_x((30, 20)), 3.0))],
     "softmax": [Call((_x((300, 200)),), {"axis": -1})],

@@ -6,17 +6,19 @@ from card import cupy, needs_a_card
 
 import tinylora
 import tinylora.train as training
+from tinylora import adapters, nn, optim
 from tinylora import functional as F
-from tinylora import nn, optim
 from tinylora.backend import bfloat16
 from tinylora.data import Message
 from tinylora.kernels.cuda import blocks, many
 from tinylora.kernels.cuda import gemm as products
 from tinylora.kernels.cuda.compile import extra
-from tinylora.lora import freeze, replace_linear_with_lora
+from tinylora.lora import LinearWithLoRA, freeze, replace_linear_with_lora
 from tinylora.models.gpt import GPTModel
+from tinylora.nn import side_by_side
 from tinylora.recompute import checkpoint_modules
 from tinylora.train import TrainConfig
+from tinylora.variants import DoRA, DropoutLoRA, Int8Linear, NF4Linear, PiSSA, QLoRA
 
 pytestmark = needs_a_card
 needs_nvmath = pytest.mark.skipif(extra("nvmath.bindings.cublas") is None, reason="needs nvmath-python")
@@ -38,7 +40,7 @@ def gpt(dtype=None, **changes):
     tinylora.manual_seed(0)
     model = GPTModel({**CFG, **changes})
     freeze(model)
-    replace_linear_with_lora(model, rank=4, alpha=7)
+    replace_linear_with_lora(model, rank=8, alpha=7)  # 8: query, key and value run side by side in bfloat16, too
     model.out_head = nn.Linear(CFG["emb_dim"], 2)
     rng = np.random.default_rng(0)
     for name, p in model.named_parameters():
@@ -201,6 +203,74 @@ def test_softmax_of_bfloat16_is_computed_in_float32():
     narrow = x.to(bfloat16)
     assert F.softmax(narrow).dtype == bfloat16
     assert apart(F.softmax(narrow).data, F.softmax(narrow.float()).data) < 3e-3
+
+
+KIN = {
+    "LoRA": LinearWithLoRA, "DoRA": DoRA, "PiSSA": PiSSA, "dropout": lambda *layer: DropoutLoRA(*layer, 0.0),
+    "int8": lambda linear, *sizes: QLoRA(Int8Linear(linear), *sizes, 0.0),
+    "NF4": lambda linear, *sizes: QLoRA(NF4Linear(linear), *sizes, 0.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KIN)
+def test_kin_of_lora_train_on_a_bfloat16_base(name):
+    """Nearly what they give in float32, and what is trained is trained in float32."""
+    found = []
+    for dtype in (None, bfloat16):
+        tinylora.manual_seed(0)
+        layer = KIN[name](nn.Linear(64, 32), 8, 4.0)
+        rng = np.random.default_rng(0)
+        layer.lora.B.data = layer.lora.B.data + 0.1 * rng.standard_normal((8, 32)).astype("float32")
+        freeze(layer.linear)
+        layer.to("cuda", *([dtype] if dtype else []))
+        x = tinylora.tensor(rng.standard_normal((5, 7, 64)).astype("float32"), device="cuda").to(dtype or np.float32)
+        (
+            layer(x).float() * tinylora.tensor(rng.standard_normal((5, 7, 32)).astype("float32"), device="cuda")
+        ).sum().backward()
+        trained = [p for p in layer.parameters() if p.requires_grad]
+        assert all(p.dtype == p.grad.dtype == np.float32 for p in trained)
+        found.append([layer(x).float().data, *(p.grad.data for p in trained)])
+    assert max(apart(a, b) for a, b in zip(*found, strict=True)) < 2e-2
+
+
+# ------------------------------------------------------------------------------------ layers side by side
+@needs_nvmath
+@pytest.mark.parametrize("dtype", [None, bfloat16])
+@pytest.mark.parametrize("length", [8, 32])
+def test_query_key_and_value_side_by_side_give_what_they_give_one_by_one(dtype, length, monkeypatch):
+    """With more rows than outputs, and with fewer."""
+    found = []
+    for _ in range(2):
+        model, (ids, classes) = gpt(dtype, drop_rate=0.0), data(1, length)
+        with tinylora.profile() as p:
+            F.cross_entropy(model(ids)[:, -1], classes).backward()
+        found.append([p.grad.data for p in model.parameters() if p.requires_grad])
+        assert (p.ops["lora_linears"].calls > 0) == (len(found) == 1)
+        monkeypatch.setattr(side_by_side, "IN_ONE_OP", {})
+    assert max(apart(a, b) for a, b in zip(*found, strict=True)) < (3e-2 if dtype else 1e-5)
+
+
+# ---------------------------------------------------------------------------------- devices and files
+def test_models_and_adapters_go_from_one_device_to_the_other(tmp_path):
+    config, scores = adapters.LoRAConfig(4, 8.0, train=("out_head",)), {}
+    ids = data(2)[0]
+    for device, other in (("cuda", "cpu"), ("cpu", "cuda")):
+        tinylora.manual_seed(0)
+        with tinylora.device(device):
+            base = GPTModel({**CFG, "drop_rate": 0.0}).eval()
+            base.save_pretrained(tmp_path / device)
+        adapters.apply_lora(base, config)
+        for p in (p for p in base.parameters() if p.requires_grad):
+            p.data = p.data + 0.1
+        adapters.save_adapter(base, tmp_path / f"{device}.safetensors", config)
+        with tinylora.device(other):
+            again = GPTModel.from_pretrained(tmp_path / device)
+            adapters.load_adapter(again, tmp_path / f"{device}.safetensors")
+        assert {p.device for p in again.parameters()} == {tinylora.device(other)}
+        for model, where in ((base, device), (again, other)):
+            scores[device, where] = model(ids.to(where)).detach().cpu().numpy()
+    first = scores.pop(("cpu", "cpu"))
+    assert all(apart(other, first) < 1e-4 for other in scores.values())
 
 
 # ---------------------------------------------------------------------------------- products, attention

@@ -12,8 +12,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
     "meta", "backend", "op", "ops", "sums", "kernels tensor", "promote profile", "einsum", "functional", "shaping",
-    "creation", "indexing", "methods", "formats nn lowrank", "models lora optim testing recompute", "cuda", "variants",
-    "adapters data train metrics folders classifier tokenizer hub sampling generate screen demo", "cli", "__main__",
+    "creation", "indexing", "methods", "formats nn lowrank", "models lora optim testing recompute", "cuda together",
+    "variants", "adapters data train metrics folders classifier tokenizer hub sampling generate screen demo", "cli",
+    "__main__",
 ]  # fmt: skip
 TOP = FLOORS[-3]  # applications of the library: these may import each other, if not in a circle
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms.split()}

@@ -1,6 +1,7 @@
 """The counter itself: calls, names, FLOPs and bytes against what can be worked out by hand."""
 
 import gc
+import itertools
 import weakref
 
 import numpy as np
@@ -8,8 +9,8 @@ import pytest
 
 import tinylora
 from tinylora import functional as F
-from tinylora import nn, profile, randn
-from tinylora.tensor import watchers
+from tinylora import nn, ops, profile, randn
+from tinylora.tensor import record, watchers
 from tinylora.variants import Int8Linear
 
 
@@ -75,6 +76,17 @@ def test_flops_of_lora_linear():
         "d_A": 2 * N * r * (d_in + d_out),
         "d_B": 2 * N * r * d_out,
     }
+
+
+def test_flops_of_layers_side_by_side_are_those_of_the_layers():
+    x, sizes = trained(2, 5, 6), ((4, 6), (4,), (6, 2), (2, 4))
+    layers = [[trained(*size) for size in sizes] for _ in range(3)]
+    with profile() as together:
+        record(ops.lora_linears, x, 0.5, *itertools.chain(*layers)).sum().backward()
+    with profile() as apart:
+        sum(F.lora_linear(x, *layer, 0.5).sum() for layer in layers).backward()
+    assert together.ops["lora_linears"].flops == apart.ops["lora_linear"].flops
+    assert counts(together, "lora_linears") == counts(apart, "lora_linear")
 
 
 @pytest.mark.parametrize(("causal", "pairs"), [(True, 1 + 2 + 3 + 4), (False, 16)])

@@ -277,7 +277,8 @@ def _check_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
         raise RuntimeError(f"linear: input of shape {input.shape} does not fit a weight of shape {weight.shape}")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise RuntimeError(f"linear: bias of shape {bias.shape} does not fit a weight of shape {weight.shape}")
-    if {input.dtype, weight.dtype, weight.dtype if bias is None else bias.dtype} != {float32}:
+    dtypes = {input.dtype, weight.dtype, weight.dtype if bias is None else bias.dtype}
+    if len(dtypes) > 1 or not is_floating(weight.dtype):
         input, bias = follow(weight, input, bias)
         _one_dtype("linear", input, weight, bias)
     return input, bias

@@ -236,6 +236,12 @@ def _lora_linear(vjp: str, shapes: Any, out: Any, options: Any) -> int:
     return base + 2 * math.prod(out[:-1]) * r * side
 
 
+def _lora_linears(vjp: str, shapes: Any, out: Any, options: Any) -> int:
+    """Forward and d_x are of all layers, the others of one."""
+    layers = out[-2] if vjp in ("", "d_x") else 1
+    return layers * _lora_linear(vjp, [shapes[0], *shapes[2:]], (*out[:-2], out[-1]), options)
+
+
 def _attention(vjp: str, shapes: Any, out: Any, options: Any) -> int:
     """Forward q k and P v over the pairs that see each other. d_q has g v in it; P is not counted again."""
     (*batch, T, D), S = shapes[0], shapes[1][-2]
@@ -248,6 +254,7 @@ FORMULAS: dict[str, Callable[..., int]] = {
     "einsum": _einsum,
     "linear": _linear,
     "lora_linear": _lora_linear,
+    "lora_linears": _lora_linears,
     "quantized_linear": _linear,
     "attention": _attention,
 }

@@ -13,6 +13,7 @@ from tinylora import nn
 from tinylora.creation import arange, ones, zeros
 from tinylora.models.presets import GPT2_SMALL, PRESETS
 from tinylora.models.pretrained import Pretrained
+from tinylora.nn.side_by_side import side_by_side
 from tinylora.tensor import Tensor
 
 
@@ -65,7 +66,7 @@ class MultiHeadAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (self.heads(W(x)) for W in (self.W_query, self.W_key, self.W_value))
+        q, k, v = map(self.heads, side_by_side(x, self.W_query, self.W_key, self.W_value))
         p = self.dropout.p if self.training else 0.0
         context = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)  # (B, H, T, D)
         return self.out_proj(context.transpose(1, 2).flatten(2))  # (B, T, H, D) -> (B, T, C)

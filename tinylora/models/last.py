@@ -13,6 +13,7 @@ from tinylora import functional as F
 from tinylora.creation import arange
 from tinylora.models.gpt import GPTModel
 from tinylora.nn import Module
+from tinylora.nn.side_by_side import side_by_side
 from tinylora.tensor import Tensor
 
 
@@ -30,7 +31,7 @@ def _block_at(block: Module, x: Tensor, last: Tensor) -> Tensor:
     (B, T, C), H, att = x.shape, block.att.num_heads, block.att
     wanted = x[arange(B, device=x.device), last]  # (B, C)
     h = block.norm1(x)
-    k, v, q = att.W_key(h), att.W_value(h), att.W_query(block.norm1(wanted))
+    (k, v), q = side_by_side(h, att.W_key, att.W_value), att.W_query(block.norm1(wanted))
     heads = arange(H, device=x.device)
     others = (heads[:, None] != heads)[:, :, None]  # (H, H, 1): in head h's row, the features of other heads
     q = F.masked_fill(q.view(B, 1, H, C // H), others, 0.0).flatten(2)  # (B, H, C): k and v stay as they stand in memory

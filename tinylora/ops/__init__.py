@@ -9,3 +9,4 @@ from tinylora.ops.nn import lora_linear, softmax
 from tinylora.ops.quantized import quantized_linear
 from tinylora.ops.reduce import amax, amin, cumsum, mean, prod, std, sum, var
 from tinylora.ops.shape import cat, expand, gather, getitem, permute, reshape, scatter_add, setitem, tril, triu
+from tinylora.ops.side_by_side import lora_linears

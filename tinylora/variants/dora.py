@@ -31,7 +31,8 @@ class DoRA(LinearWithLoRA):
         if self.unmerged:
             return super().forward(x)
         lora, bias = self.lora, self.linear.bias
-        y = F.lora_linear(x, self.linear.weight, None, lora.A, lora.B, lora.alpha) * (lora.magnitude / self.lengths())
+        y = F.lora_linear(x, self.linear.weight, None, lora.A, lora.B, lora.alpha)
+        y = (y * (lora.magnitude / self.lengths())).to(y.dtype)  # m is float32 where the base is bfloat16
         return y if bias is None else y + bias
 
     def lengths(self) -> Tensor:

@@ -25,4 +25,8 @@ class DropoutLoRA(LinearWithLoRA):
     def forward(self, x: Tensor) -> Tensor:
         if self.unmerged or not self.training or not self.dropout.p:
             return super().forward(x)
-        return self.linear(x) + self.lora(self.dropout(x))
+        return self.linear(x) + self.low_rank(x)
+
+    def low_rank(self, x: Tensor) -> Tensor:
+        """s (m ∘ x) A B in the dtype of x; A and B stay float32 where the base is bfloat16."""
+        return self.lora(self.dropout(x).to(self.lora.A.dtype)).to(x.dtype)

@@ -45,4 +45,7 @@ class EmbeddingWithLoRA(LinearWithLoRA):
         return self.linear.num_embeddings
 
     def forward(self, ids: Tensor) -> Tensor:
-        return super().forward(ids) if self.unmerged else self.linear(ids) + self.lora(ids)
+        if self.unmerged:
+            return super().forward(ids)
+        y = self.linear(ids)
+        return y + self.lora(ids).to(y.dtype)  # A and B stay float32 where the base is bfloat16

@@ -8,5 +8,6 @@ from tinylora.kernels.cuda import blocks as blocks
 from tinylora.kernels.cuda import attention as attention
 from tinylora.kernels.cuda import elementwise as elementwise
 from tinylora.kernels.cuda import linear as linear
+from tinylora.kernels.cuda import lora as lora
 from tinylora.kernels.cuda import loss as loss
 from tinylora.kernels.cuda import norm as norm

@@ -6,6 +6,7 @@ blocks.py does the same.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import math
 from typing import Any
@@ -34,7 +35,12 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0):
     fits = k.shape == v.shape == (B, H, S, D) and q.dtype == k.dtype == v.dtype and D % 8 == 0 and D <= 128
     if not fits or (causal and S != T) or extra("cudnn") is None:
         return NotImplemented
-    q, k, v = (_float16(xp, x) if high else _readable(x) for x in (q, k, v))
+    qkv = _whole(xp, q, k, v)
+    together = qkv is not None
+    if high:
+        q, k, v = _three(_float16(xp, qkv)) if together else (_float16(xp, x) for x in (q, k, v))
+    else:
+        q, k, v = _readable(q), _readable(k), _readable(v)
     y = _like(xp, q)
     row = xp.empty((B, H, T, 1), np.float32)
     sizes = B, H, T, S, D, causal, q.dtype.char
@@ -44,19 +50,46 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0):
     def gradients(g):
         largest = _largest(xp, g) if high else None
         g = _float16(xp, g, largest) if high else _readable(g)
-        d_q, d_k, d_v = _like(xp, q), _like(xp, k), _like(xp, v)
-        strides = map(_strides, (q, k, v, y, g, d_q, d_k, d_v))
-        _backward(xp.cuda.device.get_device_id(), *sizes, *strides).run(xp, q, k, v, y, g, row, d_q, d_k, d_v)
-        return [_float32(xp, x, largest) for x in (d_q, d_k, d_v)] if high else (d_q, d_k, d_v)
+        whole = xp.empty((B, T, 3, H, D), q.dtype) if together else None
+        found = _three(whole) if together else [_like(xp, x) for x in (q, k, v)]
+        strides = map(_strides, (q, k, v, y, g, *found))
+        _backward(xp.cuda.device.get_device_id(), *sizes, *strides).run(xp, q, k, v, y, g, row, *found)
+        if not high:
+            return found
+        return _three(_float32(xp, whole, largest)) if together else [_float32(xp, x, largest) for x in found]
 
     shared = once(gradients)
-    out = _float32(xp, y) if high else y
-    return out, (lambda g: shared(g)[0], lambda g: shared(g)[1], lambda g: shared(g)[2])
+
+    def d_q(g):
+        return shared(g)[0]
+
+    def d_k(g):
+        return shared(g)[1]
+
+    def d_v(g):
+        return shared(g)[2]
+
+    return _float32(xp, y) if high else y, (d_q, d_k, d_v)
+
+
+def _whole(xp: Any, q: Any, k: Any, v: Any) -> Any:
+    """The array (B, T, 3, H, D) of which q, k and v are the three parts, if they are."""
+    (B, H, T, D), item = q.shape, q.itemsize
+    row, strides = H * D * item, (q.strides[0], D * item, 3 * H * D * item, item)
+    alike = q.shape == k.shape and q.strides == k.strides == v.strides == strides
+    if not alike or not k.data.ptr - q.data.ptr == v.data.ptr - k.data.ptr == row:
+        return None
+    return xp.lib.stride_tricks.as_strided(q, (B, T, 3, H, D), (q.strides[0], 3 * row, row, D * item, item))
+
+
+def _three(qkv: Any) -> list[Any]:
+    """The parts (B, H, T, D) of (B, T, 3, H, D)."""
+    return [_joined(qkv[:, :, i]) for i in range(3)]
 
 
 def _joined(x: Any) -> Any:
-    """(B, H, T, D) as (B, T, H, D), which is how heads usually stand in memory."""
-    return x.transpose(0, 2, 1, 3)
+    """(B, H, T, D) as (B, T, H, D), which is how heads usually stand in memory, and back."""
+    return x.transpose(0, 2, 1, 3) if x.ndim == 4 else x
 
 
 def _float16(xp: Any, x: Any, largest: Any = None) -> Any:
@@ -106,21 +139,28 @@ class Plan:
     def __init__(self, graph: Any, tensors: list[Any], handle: Any) -> None:
         cudnn: Any = extra("cudnn")
         graph.build([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
-        self.graph, self.tensors, self.handle = graph, tensors, handle
+        self.graph, self.handle, self.numbers = graph, handle, [tensor.get_uid() for tensor in tensors]
         self.workspace = graph.get_workspace_size()
 
     def run(self, xp: Any, *arrays: Any) -> None:
         cudnn: Any = extra("cudnn")
         cudnn.set_stream(handle=self.handle, stream=xp.cuda.get_current_stream().ptr)
         workspace = xp.empty(max(1, self.workspace), np.uint8)
-        pack = {tensor: array.data.ptr for tensor, array in zip(self.tensors, arrays, strict=True)}
+        pack = {number: array.data.ptr for number, array in zip(self.numbers, arrays, strict=True)}
         self.graph.execute(pack, workspace.data.ptr, handle=self.handle)
 
 
 @functools.cache
 def _handle(device: int) -> Any:
     cudnn: Any = extra("cudnn")
+    atexit.register(_forget)
     return cudnn.create_handle()
+
+
+def _forget() -> None:
+    """Let go of all plans while Python still runs: cuDNN's binding complains about those that outlive it."""
+    for cached in (_forward, _backward, _handle):
+        cached.cache_clear()
 
 
 def _new_graph(device: int, char: str) -> tuple[Any, Any, Any]:

@@ -74,7 +74,17 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0):
         return [d.reshape(B, H, -1, D) for d in (d_q, d_k, d_v)]
 
     shared = once(gradients)
-    return y.reshape(B, H, T, D), (lambda g: shared(g)[0], lambda g: shared(g)[1], lambda g: shared(g)[2])
+
+    def d_q(g):
+        return shared(g)[0]
+
+    def d_k(g):
+        return shared(g)[1]
+
+    def d_v(g):
+        return shared(g)[2]
+
+    return y.reshape(B, H, T, D), (d_q, d_k, d_v)
 
 
 def _blocks(heads: int, T: int, S: int, causal: bool) -> Iterator[Block]:

@@ -11,24 +11,35 @@ extern "C" __global__ void factors(const float* A, const float* B, const T* bias
     for (int64 k = i; k < 8 * rows; k += step) x_A[k / 8 * (r + 8) + r + k % 8] = narrow<T>(k % 8 ? 0.f : 1.f);
 }
 
-// For a layer with many outputs, x' = [x, ., 1, 0], where x A will fill the gap, and W' = [W, s Bᵀ, bias, 0], so that y = x' W'ᵀ.
-extern "C" __global__ void widen(const T* x, const T* W, const T* bias, const float* A, const float* B, double scale, int64 n,
-                                 int64 d_in, int64 d_out, int64 r, T* wide_x, T* wide_W, T* small_A) {
-    unsigned width = d_in + r + 8, in_a_row = width / PACK, i = blockIdx.x * blockDim.x + threadIdx.x;
-    unsigned step = gridDim.x * blockDim.x;
-    for (unsigned k = i; k < (n + d_out) * in_a_row; k += step) {
-        unsigned row = k / in_a_row, at = k % in_a_row * PACK, o = row - n;
-        const T* from = row < n ? x + row * d_in : W + o * d_in;
+// For one layer with many outputs, or up to three side by side: x' = [x, ., 1, 0], where x A will fill the gap, and of each
+// layer W' = [W, s Bᵀ in columns of its own, bias, 0], so that all y = x' W'ᵀ. A is theirs, side by side, as T.
+
+#define EACH(type, name) type name##0, type name##1, type name##2
+#define OF(i, name) ((i) == 0 ? name##0 : (i) == 1 ? name##1 : name##2)
+
+extern "C" __global__ void widen(const T* x, EACH(const T*, W), EACH(const T*, bias), EACH(const float*, A),
+                                 EACH(const float*, B), double scale, int64 n, int64 d_in, int64 d_out, int64 r, int64 layers,
+                                 T* wide_x, T* wide_W, T* small_A) {
+    unsigned all_r = layers * r, width = d_in + all_r + 8, in_a_row = width / PACK;
+    unsigned i = blockIdx.x * blockDim.x + threadIdx.x, step = gridDim.x * blockDim.x;
+    for (unsigned k = i; k < (n + layers * d_out) * in_a_row; k += step) {
+        unsigned row = k / in_a_row, at = k % in_a_row * PACK, layer = row < n ? 0 : (row - n) / d_out;
+        unsigned o = row < n ? 0 : (row - n) % d_out;
         Pack p;
-        if (at < d_in) p = pack_at(from, at);
+        if (at < d_in) p = pack_at(row < n ? x + row * d_in : OF(layer, W) + o * d_in, at);
         else
             for (int j = 0; j < PACK; j++) {
                 unsigned c = at + j - d_in;
-                float one = row < n ? 1.f : bias ? wide(bias[o]) : 0.f;
-                p.at[j] = narrow<T>(c == r ? one : c < r && row >= n ? (float)scale * B[c * d_out + o] : 0.f);
+                const T* b = OF(layer, bias);
+                float value = 0.f;
+                if (c == all_r) value = row < n ? 1.f : b ? wide(b[o]) : 0.f;
+                else if (c < all_r && row >= n && c / r == layer) value = (float)scale * OF(layer, B)[c % r * d_out + o];
+                p.at[j] = narrow<T>(value);
             }
-        pack_at(row < n ? wide_x + (int64)row * width : wide_W + (int64)o * width, at) = p;
+        pack_at(row < n ? wide_x + (int64)row * width : wide_W + (int64)(row - n) * width, at) = p;
     }
-    if (small_A)
-        for (unsigned k = i; k < d_in * r; k += step) small_A[k] = narrow<T>(A[k]);
+    for (unsigned k = i; k < d_in * all_r; k += step) {
+        unsigned c = k % all_r;
+        small_A[k] = narrow<T>(OF(c / r, A)[k / all_r * r + c % r]);
+    }
 }

@@ -5,6 +5,7 @@ CuPy computes in bfloat16, too, but takes it for float32 beside a Python number,
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from tinylora import ops
@@ -32,7 +33,11 @@ def _rounded(op: Op) -> Any:
 
 
 def _narrow(vjp: Any) -> Any:
-    return lambda g: _as(bfloat16, vjp(_as(float32, g)))
+    @functools.wraps(vjp)
+    def narrow(g: Any) -> Any:
+        return _as(bfloat16, vjp(_as(float32, g)))
+
+    return narrow
 
 
 def _scattered(op: Op) -> Any:

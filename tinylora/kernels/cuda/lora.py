@@ -1,0 +1,183 @@
+"""LoRA on a GPU: a Linear with its low-rank change, or a few of one input side by side.
+
+An output that is a sum of products is written by the first and added onto by the next, while cuBLAS multiplies: the sum
+takes no pass of its own, nor does a gradient that was there before. LoRA's two narrow matrices stay in float32 and are
+rounded to the dtype of x for each product; their gradients are summed up in float32 and come back so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinylora import ops
+from tinylora.backend import float32
+from tinylora.kernels.cuda.compile import kernel, or_null, ready
+from tinylora.kernels.cuda.gemm import product
+from tinylora.kernels.cuda.linear import handles
+from tinylora.op import once
+from tinylora.ops.nn import rows
+from tinylora.sums import adds
+
+MOST = 3  # layers side by side, as in lora.cu
+
+
+class Factors(NamedTuple):
+    """What the products of k layers of rank r read, (in, k r) in x's dtype and so on; k is mostly 1."""
+
+    x: Any  # (n, in)
+    low: Any  # (n, k r): x A
+    A: Any  # (in, k r)
+    B: Any  # (k out, k r): s Bᵀ of each layer in rows and columns of its own, zeros elsewhere
+    W: Any  # (k out, in)
+
+
+@ops.lora_linear.tune("cupy")
+def lora_linear(xp, x, weight, bias, A, B, scale):
+    """Forward two products narrow in r and a wide one; backward one with W + ΔW, or where x has few rows one with each."""
+    if A.dtype != float32 or B.dtype != float32 or not (weight.size and A.size):
+        return NotImplemented
+    if not handles(x, weight, bias):
+        return NotImplemented if x.dtype == A.dtype else _plain_lora_linear(xp, x, weight, bias, A, B, scale)
+    (d_out, d_in), layer = weight.shape, (weight, bias, A, B)
+    forward = _wide if d_out >= 2 * d_in and _whole_packs(x, d_in, len(B)) else _narrow
+    y, f = forward(xp, rows(x), scale, layer)
+    d_x, d_A, d_B = _gradients(xp, x.shape, scale, f)
+
+    def d_weight(g):
+        return product(xp, rows(g).T, f.x)
+
+    def d_bias(g):
+        return g
+
+    return y.reshape(*x.shape[:-1], d_out), (d_x, d_weight, d_bias, d_A, d_B, None)
+
+
+@ops.lora_linears.tune("cupy")
+def lora_linears(xp, x, scale, *layers):
+    """All of them by the products of one layer that is as wide as they are together."""
+    each = [layers[i : i + 4] for i in range(0, len(layers), 4)]
+    if not fit(x, each):
+        return NotImplemented
+    (d_out, d_in), r, k = each[0][0].shape, len(each[0][3]), len(each)
+    y, f = _wide(xp, rows(x), scale, *each)
+    d_x, of_all_A, of_all_B = _gradients(xp, x.shape, scale, f)
+
+    def by_layer(d):
+        """(in, k r) -> (k, in, r)"""
+        return xp.ascontiguousarray(d.reshape(d_in, k, r).transpose(1, 0, 2))
+
+    def own(d):
+        """(k r, k out) -> (k, r, out), the blocks in which rows and columns are of the same layer."""
+        blocks = xp.lib.stride_tricks.as_strided(d, (k, r, d_out), ((r * k + 1) * d_out * 4, k * d_out * 4, 4))
+        return xp.ascontiguousarray(blocks)
+
+    d_As, d_Bs = once(lambda g: by_layer(of_all_A(g))), once(lambda g: own(of_all_B(g)))
+
+    def of_layer(i):
+        def d_weight(g):
+            return product(xp, rows(g[..., i, :]).T, f.x)
+
+        def d_bias(g):
+            return g[..., i, :]
+
+        def d_A(g):
+            return d_As(g)[i]
+
+        def d_B(g):
+            return d_Bs(g)[i]
+
+        return d_weight, d_bias, d_A, d_B
+
+    return y.reshape(*x.shape[:-1], k, d_out), (d_x, None, *(vjp for i in range(k) for vjp in of_layer(i)))
+
+
+def fit(x: Any, layers: Sequence[tuple[Any, ...]]) -> bool:
+    """May these layers W, b, A, B, which read x, run side by side? They have to be alike."""
+    weight, bias, A, _ = layers[0]
+    if not 1 < len(layers) <= MOST or not (weight.size and A.size) or A.dtype != float32:
+        return False
+    alike = all(
+        W.shape == weight.shape and a.shape == A.shape and b.dtype == a.dtype == float32
+        and (c is None) == (bias is None) and handles(x, W, c)
+        for W, c, a, b in layers
+    )  # fmt: skip
+    return alike and _whole_packs(x, weight.shape[1], A.shape[1])
+
+
+def _whole_packs(x: Any, d_in: int, r: int) -> bool:
+    return d_in * x.itemsize % 16 == r * x.itemsize % 16 == 0 and x.size + d_in * r < 2**31
+
+
+def _gradients(xp: Any, shape: tuple[int, ...], scale: float, f: Factors) -> tuple[Callable[..., Any], ...]:
+    """d_x, and d_A (in, k r) and d_B (k r, k out) of all layers together."""
+    flat = once(lambda g: g.reshape(len(f.x), -1))  # (n, k out)
+    g_B = once(lambda g: product(xp, flat(g), f.B))  # (n, k r)
+
+    @adds
+    def d_x(g, so_far=None):
+        so_far = None if so_far is None else rows(so_far)
+        if len(f.x) >= len(f.W):  # W + ΔW is (out, in), and one more pass over dL/dx (n, in)
+            changed = product(xp, f.B, f.A.T, plus=f.W)
+            return product(xp, flat(g), changed, plus=so_far).reshape(shape)
+        d = product(xp, g_B(g), f.A.T, plus=so_far)
+        return product(xp, flat(g), f.W, out=d, plus=d).reshape(shape)
+
+    def d_A(g):
+        return product(xp, f.x.T, g_B(g), dtype=np.float32)
+
+    def d_B(g):
+        return product(xp, f.low.T, flat(g), alpha=scale, dtype=np.float32)
+
+    return d_x, d_A, d_B
+
+
+def _narrow(xp: Any, x: Any, scale: float, layer: tuple[Any, ...]) -> tuple[Any, Factors]:
+    """y = [x A, 1, 0] [s B; bias; 0] + x Wᵀ: the bias is one more row of B."""
+    weight, bias, A, B = _ready(xp, layer)
+    n, (d_out, d_in), r = len(x), weight.shape, len(B)
+    small_A = A if A.dtype == x.dtype else xp.empty(A.shape, x.dtype)
+    small_B, x_A = xp.empty((r + 8, d_out), x.dtype), xp.empty((n, r + 8), x.dtype)
+    grid = min(256, math.ceil(max(d_in * r, (r + 8) * d_out, 8 * n) / 512))
+    arguments: tuple[Any, ...] = A, B, or_null(bias), float(scale), d_in, d_out, r, n
+    arguments += or_null(None if small_A is A else small_A), small_B, x_A
+    kernel("lora", "factors", x.dtype)((grid,), (512,), arguments)
+    product(xp, x, small_A, out=x_A[:, :r])
+    y = product(xp, x_A, small_B)
+    y = product(xp, x, weight.T, out=y, plus=y)
+    return y, Factors(x, x_A[:, :r], small_A, small_B[:r].T, weight)
+
+
+def _wide(xp: Any, x: Any, scale: float, *layers: tuple[Any, ...]) -> tuple[Any, Factors]:
+    """y = [x, x A, 1, 0] [W, s Bᵀ, bias, 0]ᵀ: where y is much wider than x, to copy x costs less than to write y twice."""
+    n, (d_out, d_in), r, k = len(x), layers[0][0].shape, len(layers[0][3]), len(layers)
+    width = d_in + k * r + 8
+    wide_x, wide_W, A = (xp.empty(shape, x.dtype) for shape in ((n, width), (k * d_out, width), (d_in, k * r)))
+    by_kind = zip(*(_ready(xp, layer) for layer in layers), strict=True)  # all W, all b, all A, all B
+    pointers = [or_null(p) for parts in by_kind for p in [*parts, None, None][:MOST]]
+    arguments = ready(xp, x), *pointers, float(scale), n, d_in, d_out, r, k, wide_x, wide_W, A
+    kernel("lora", "widen", x.dtype)((1024,), (256,), arguments)
+    x, x_A, B = wide_x[:, :d_in], wide_x[:, d_in : d_in + k * r], wide_W[:, d_in : d_in + k * r]
+    product(xp, x, A, out=x_A)
+    return product(xp, wide_x, wide_W.T), Factors(x, x_A, A, B, wide_W[:, :d_in])
+
+
+def _ready(xp: Any, layer: tuple[Any, ...]) -> list[Any]:
+    return [None if p is None else ready(xp, p) for p in layer]
+
+
+def _plain_lora_linear(xp, x, weight, bias, A, B, scale):
+    """The definition with A and B rounded to the dtype of x, and their gradients in float32."""
+    small = A.astype(x.dtype), B.astype(x.dtype)
+    y, (d_x, d_weight, d_bias, narrow_d_A, narrow_d_B, _) = ops.lora_linear.definition(xp, x, weight, bias, *small, scale)
+
+    def d_A(g):
+        return narrow_d_A(g).astype(np.float32)
+
+    def d_B(g):
+        return narrow_d_B(g).astype(np.float32)
+
+    return y, (d_x, d_weight, d_bias, d_A, d_B, None)
