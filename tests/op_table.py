@@ -251,6 +251,20 @@ def attention(draw):
     return Call((q, k, v), {"causal": causal, "p": draw(st.sampled_from([0.0, 0.3])), "key": draw(st.integers(0, 99))})
 
 
+@st.composite
+def rows_at(draw):
+    B, T, C = (draw(st.integers(low, 3)) for low in (0, 1, 0))
+    return Call((draw(arrays((B, T, C))), draw(hnp.arrays(np.int64, (B,), elements=st.integers(0, T - 1)))))
+
+
+@st.composite
+def attention_at(draw):
+    B, T, H, D = (draw(st.integers(low, 3)) for low in (0, 1, 1, 1))
+    q, k, v = (draw(arrays(shape)) for shape in ((B, H * D), (B, T, H * D), (B, T, H * D)))
+    last = draw(hnp.arrays(np.int64, (B,), elements=st.integers(0, T - 1)))
+    return Call((q, k, v, last), {"heads": H, "p": draw(st.sampled_from([0.0, 0.3])), "key": draw(st.integers(0, 99))})
+
+
 # ---------------------------------------------------------------------------------- embedding and losses
 @st.composite
 def embedding(draw):
@@ -286,6 +300,7 @@ ROWS: dict[str, st.SearchStrategy[Call]] = {
     "amax": reduction(separated, NO_REPEATS, min_side=1),  # kink at ties
     "amin": reduction(separated, NO_REPEATS, min_side=1),  # kink at ties
     "attention": attention(),
+    "attention_at": attention_at(),
     "cast": unary().map(lambda call: Call(call.inputs, {"dtype": np.dtype("float64")})),
     "cat": cat(),
     "clamp": clamp(),  # kinks at the limits, all integers
@@ -321,6 +336,7 @@ ROWS: dict[str, st.SearchStrategy[Call]] = {
     "quantized_linear": quantized_linear(),
     "relu": unary(off_integers),  # kink at 0
     "reshape": reshape(),
+    "rows_at": rows_at(),
     "rsqrt": unary(positive),
     "scatter_add": gather(source=True),
     "setitem": setitem(),
@@ -357,8 +373,14 @@ def _loras(n: int, d_in: int, d_out: int, r: int, count: int) -> Call:
     return Call((_x((4, n, d_in)), 2.0, *layers))
 
 
+def _at(T: int, C: int, heads: int, p: float) -> Call:
+    arrays = _x((4, C)), _x((4, T, C)), _x((4, T, C)), np.array([0, T - 1, T // 2, T // 3])
+    return Call(arrays, {"heads": heads, "p": p, "key": 5})
+
+
 LARGE: dict[str, list[Call]] = {
     "attention": [_heads(150, 150), _heads(1, 40), _heads(300, 300), _heads(300, 300, p=0.0)],
+    "attention_at": [_at(300, 64, 4, 0.0), _at(70, 192, 3, 0.2), _at(5, 24, 3, 0.0)],
     "cross_entropy": [Call((_x((300, 500)), _rng.integers(0, 500, 300), None), {})],
     "dropout": [Call((_x((130, 257)), 0.1, 7))],
     "embedding": [Call((_x((500, 40)), _rng.integers(0, 500, (20, 70))))],
@@ -369,6 +391,7 @@ LARGE: dict[str, list[Call]] = {
     "lora_linear": [_lora(65, 129, 4), _lora(64, 64, 8), _lora(48, 144, 16), _lora(144, 48, 16)],
     "lora_linears": [_loras(130, 48, 64, 8, 3), _loras(9, 64, 64, 16, 3), _loras(130, 40, 32, 8, 2)],
     "matmul": [Call((_x((4, 130, 65)), _x((65, 129))))],
+    "rows_at": [Call((_x((4, 33, 40)), np.array([0, 32, 7, 7])))],
     "pow": [Call((_x((30, 20)), 2)), Call((_x((30, 20)), 3.0))],
     "softmax": [Call((_x((300, 200)),), {"axis": -1})],
     "sum": [Call((_x((30, 20)),))],

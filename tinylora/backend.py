@@ -193,10 +193,12 @@ def array_module(*arrays: Array) -> ModuleType:
     return found or np
 
 
-def readable(array: Array) -> bool:
-    """May its numbers be looked at? Not while a CUDA graph is captured: they are not there yet."""
+def seen(array: Array) -> Array:
+    """Its numbers on the CPU, to be checked; none of them while a CUDA graph is captured: they are not there yet."""
     module = array_module(array)
-    return module is np or not module.cuda.get_current_stream().is_capturing()
+    if module is np:
+        return array
+    return np.empty(0, array.dtype) if module.cuda.get_current_stream().is_capturing() else module.asnumpy(array)
 
 
 def to_device(array: Array, where: str | device) -> Array:

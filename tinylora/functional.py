@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tinylora import ops
-from tinylora.backend import bfloat16, float32, is_floating, next_key, readable
+from tinylora.backend import bfloat16, float32, is_floating, next_key, seen
 from tinylora.einsum import einsum as einsum
 from tinylora.op import Op
 from tinylora.promote import follow, operand, promote, tensor
@@ -310,8 +310,9 @@ def embedding(input: Tensor, weight: Tensor) -> Tensor:
     ids = input.data
     if ids.dtype.kind not in "iu":
         raise RuntimeError(f"embedding: ids must be integers, and these are {ids.dtype}")
-    if ids.size and readable(ids) and not (ids.min() >= 0 and ids.max() < weight.shape[0]):
-        raise IndexError(f"embedding: ids {ids.min()}..{ids.max()} outside the vocabulary 0..{weight.shape[0] - 1}")
+    known = seen(ids)
+    if known.size and not (known.min() >= 0 and known.max() < weight.shape[0]):
+        raise IndexError(f"embedding: ids {known.min()}..{known.max()} outside the vocabulary 0..{weight.shape[0] - 1}")
     return record(ops.embedding, weight, ids)
 
 
@@ -374,7 +375,8 @@ def cross_entropy(
     classes = input.shape[1]
     logits = input.permute(0, *range(2, input.data.ndim), 1).reshape(target.data.size, classes)
     flat = target.data.reshape(-1)
-    wrong = flat[((flat < 0) | (flat >= classes)) & (flat != ignore_index)] if readable(flat) else flat[:0]
+    known = seen(flat)
+    wrong = known[((known < 0) | (known >= classes)) & (known != ignore_index)]
     if wrong.size:
         raise IndexError(f"cross_entropy: target {int(wrong[0])} is not one of the {classes} classes 0..{classes - 1}")
     w = None if weight is None else weight.data

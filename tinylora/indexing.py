@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tinylora import ops
-from tinylora.backend import readable
+from tinylora.backend import seen
 from tinylora.promote import operand, tensor
 from tinylora.tensor import Tensor, record
 
@@ -48,7 +48,8 @@ def _normal(index: Any, shape: tuple[int, ...], x: Tensor) -> tuple[tuple[Any, .
             if _is_mask(item) and item.shape != shape[axis : axis + item.ndim]:
                 raise IndexError(f"the mask has shape {item.shape}, the tensor {shape[axis : axis + item.ndim]} there")
             for array in arrays:
-                if array.size and readable(array) and not (-shape[axis] <= array.min() and array.max() < shape[axis]):
+                known = seen(array)
+                if known.size and not (-shape[axis] <= known.min() and known.max() < shape[axis]):
                     raise IndexError(f"index out of range for axis {axis} of shape {shape}: {array.min()}..{array.max()}")
                 basic.append(slice(None))
                 advanced.append(array)

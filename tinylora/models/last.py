@@ -7,14 +7,12 @@ per token, 2 C² are left. Same numbers as `GPTModel.features`, less work; a fif
 
 from __future__ import annotations
 
-import math
-
-from tinylora import functional as F
-from tinylora.creation import arange
+from tinylora import ops
+from tinylora.backend import next_key
 from tinylora.models.gpt import GPTModel
 from tinylora.nn import Module
 from tinylora.nn.side_by_side import side_by_side
-from tinylora.tensor import Tensor
+from tinylora.tensor import Tensor, record
 
 
 def features_at(model: GPTModel, ids: Tensor, last: Tensor) -> Tensor:
@@ -28,16 +26,11 @@ def features_at(model: GPTModel, ids: Tensor, last: Tensor) -> Tensor:
 
 def _block_at(block: Module, x: Tensor, last: Tensor) -> Tensor:
     """What a TransformerBlock makes of x at one position of each row: (B, T, C) -> (B, C)."""
-    (B, T, C), H, att = x.shape, block.att.num_heads, block.att
-    wanted = x[arange(B, device=x.device), last]  # (B, C)
-    h = block.norm1(x)
+    att, h = block.att, block.norm1(x)
+    wanted = record(ops.rows_at, x, last)  # (B, C)
     (k, v), q = side_by_side(h, att.W_key, att.W_value), att.W_query(block.norm1(wanted))
-    heads = arange(H, device=x.device)
-    others = (heads[:, None] != heads)[:, :, None]  # (H, H, 1): in head h's row, the features of other heads
-    q = F.masked_fill(q.view(B, 1, H, C // H), others, 0.0).flatten(2)  # (B, H, C): k and v stay as they stand in memory
-    scores = q @ k.mT * (1 / math.sqrt(C // H))  # (B, H, T)
-    later = arange(T, device=x.device) > last[:, None]  # (B, T)
-    weights = att.dropout(F.softmax(F.masked_fill(scores, later[:, None], -math.inf), -1))
-    context = F.masked_fill((weights @ v).view(B, H, H, C // H), others, 0.0).sum(1).flatten(1)  # (B, C)
+    p = float(att.dropout.p) if att.dropout.training else 0.0
+    key = next_key() if p else 0
+    context = record(ops.attention_at, q, k, v, last, heads=att.num_heads, p=p, key=key)  # (B, C)
     y = wanted + block.drop_resid(att.out_proj(context))
     return y + block.drop_resid(block.ff(block.norm2(y)))

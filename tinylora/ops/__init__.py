@@ -3,6 +3,7 @@
 from tinylora.op import OPS as OPS
 from tinylora.ops.elementwise import abs, add, cast, clamp, cos, div, erf, exp, log, maximum, minimum, move, mul, neg
 from tinylora.ops.elementwise import pow, relu, rsqrt, sigmoid, silu, sin, sqrt, sub, tanh, where
+from tinylora.ops.last import attention_at, rows_at
 from tinylora.ops.linalg import einsum, matmul
 from tinylora.ops.nn import attention, cross_entropy, dropout, embedding, gelu, layer_norm, linear, log_softmax
 from tinylora.ops.nn import lora_linear, softmax

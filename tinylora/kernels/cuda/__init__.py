@@ -7,6 +7,7 @@ from tinylora.kernels.cuda import rounded as rounded  # first: the others know b
 from tinylora.kernels.cuda import blocks as blocks
 from tinylora.kernels.cuda import attention as attention
 from tinylora.kernels.cuda import elementwise as elementwise
+from tinylora.kernels.cuda import last as last
 from tinylora.kernels.cuda import linear as linear
 from tinylora.kernels.cuda import lora as lora
 from tinylora.kernels.cuda import loss as loss

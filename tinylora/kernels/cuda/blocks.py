@@ -14,7 +14,7 @@ import numpy as np
 
 from tinylora import ops
 from tinylora.backend import float32
-from tinylora.kernels.cuda.compile import NAMES, kernel
+from tinylora.kernels.cuda.compile import NAMES, kernel, mask
 from tinylora.kernels.cuda.gemm import product
 from tinylora.op import once
 
@@ -39,8 +39,7 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0):
     scale, dtype = 1 / math.sqrt(D), q.dtype
     q, k, v = (x.reshape(B * H, -1, D) for x in (q, k, v))
     lse = xp.empty((B * H, T), np.float32)
-    drop = (*((np.uint64(0), key) if hasattr(key, "dtype") else (np.uint64(key), np.uint64(0))),
-            np.uint64(int(p * 2**64)), 1 / (1 - p))  # fmt: skip
+    drop = mask(p, key)
 
     def each() -> Iterator[tuple[Any, Any, Any, Any]]:
         """Of every block: heads, query rows, keys, and (scores, how to run a kernel on them)."""

@@ -47,6 +47,12 @@ def or_null(x: Any) -> Any:
     return np.uint64(0) if x is None else x
 
 
+def mask(p: float, key: Any) -> tuple[Any, ...]:
+    """Dropout's mask as kernels take it: a key that is a number, or an array where it stands, and p."""
+    place = (np.uint64(0), key) if hasattr(key, "dtype") else (np.uint64(key), np.uint64(0))
+    return *place, np.uint64(int(p * 2**64)), 1 / (1 - p)
+
+
 def ready(xp: ModuleType, x: Any) -> Any:
     """x in row order and at an address that 16 divides: x itself where it is so."""
     return x if x.flags.c_contiguous and x.data.ptr % 16 == 0 else x.copy(order="C")

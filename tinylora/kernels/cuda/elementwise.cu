@@ -1,4 +1,4 @@
-// y = f(x), element by element: GELU, dropout, sums, float32 to float16 and back. And the rows of a table.
+// y = f(x), element by element: GELU, dropout, sums, float32 to float16 and back. And rows that are picked.
 
 const int UNROLL = 2;  // packs a thread, all of them read before the first is used
 
@@ -46,17 +46,9 @@ extern "C" __global__ void add(const T* a, const T* b, T* y, int64 n) {
     map<true>(a, b, y, n, [](float a, float b, int64) { return a + b; });
 }
 
-// The bits of backend.mix: SplitMix64, a pure function of key and position. The key is a number, or stands at key_at.
-extern "C" __global__ void dropout(const T* x, T* y, int64 n, uint64 below, double scale, uint64 key, const uint64* key_at) {
-    if (key_at) key = *key_at;
-    float kept = scale;
-    map<false>(x, x, y, n, [=](float x, float, int64 i) {
-        uint64 z = key + (uint64)(i + 1) * 0x9E3779B97F4A7C15ull;
-        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ull;
-        z = (z ^ z >> 27) * 0x94D049BB133111EBull;
-        z ^= z >> 31;
-        return x * (z >= below ? kept : 0.f);
-    });
+extern "C" __global__ void dropout(const T* x, T* y, int64 n, uint64 key, const uint64* key_at, uint64 below, double kept) {
+    Mask mask(key, key_at, below, kept);
+    map<false>(x, x, y, n, [=](float x, float, int64 i) { return x * mask(i); });
 }
 
 // ---------------------------------------------------------------------------------- float32 as T and back, for attention
@@ -122,4 +114,31 @@ extern "C" __global__ void scatter_rows(const T* g, const int64* ids, float* d, 
     if (i >= n) return;
     int64 id = ids[i / width];
     if (id >= 0 && id < vocabulary) atomicAdd(d + id * width + i % width, wide(g[i]));
+}
+
+// y[b] = x[b, last[b]]; NaN for a position outside the row.
+extern "C" __global__ void rows_at(const T* x, const int64* last, T* y, int64 n, int64 length, int64 width) {
+    int64 i = ((int64)blockIdx.x * blockDim.x + threadIdx.x) * PACK;
+    if (i >= n) return;
+    int64 b = i / width, t = last[b];
+    Pack p;
+    if (t >= 0 && t < length) p = pack_at(x, (b * length + t) * width + i % width);
+    else for (int j = 0; j < PACK; j++) p.at[j] = narrow<T>(__uint_as_float(0x7fc00000));
+    pack_at(y, i) = p;
+}
+
+// d = so_far, or zeros, and g[b] on top of it at last[b].
+extern "C" __global__ void rows_at_backward(const T* g, const int64* last, const T* so_far, T* d, int64 n, int64 length,
+                                            int64 width) {
+    int64 i = ((int64)blockIdx.x * blockDim.x + threadIdx.x) * PACK;
+    if (i >= n) return;
+    int64 row = i / width, b = row / length;
+    Pack p;
+    if (so_far) p = pack_at(so_far, i);
+    else for (int j = 0; j < PACK; j++) p.at[j] = narrow<T>(0.f);
+    if (row % length == last[b]) {
+        Pack q = pack_at(g, b * width + i % width);
+        for (int j = 0; j < PACK; j++) p.at[j] = narrow<T>(wide(p.at[j]) + wide(q.at[j]));
+    }
+    pack_at(d, i) = p;
 }

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tinylora import ops
-from tinylora.kernels.cuda.compile import NAMES, blocks, kernel, packs, ready
+from tinylora.kernels.cuda.compile import NAMES, blocks, kernel, mask, packs, ready
 
 UNROLL = 2  # packs of 16 bytes that a thread works through, as in elementwise.cu
 
@@ -53,13 +53,11 @@ def dropout(xp, x, p, key):
     """Keeps the key alone: the mask is drawn again on the way back. A key on the device is read there at each launch."""
     if not _handles(x) or p == 1:
         return NotImplemented
-    chosen = (np.uint64(0), key) if hasattr(key, "dtype") else (np.uint64(key), np.uint64(0))
 
     def masked(x):
         x = ready(xp, x)
         y = xp.empty_like(x)
-        options = np.uint64(int(p * 2**64)), 1 / (1 - p), *chosen
-        kernel("elementwise", "dropout", x.dtype)(*_threads(x), (x, y, x.size, *options))
+        kernel("elementwise", "dropout", x.dtype)(*_threads(x), (x, y, x.size, *mask(p, key)))
         return y
 
     return masked(x), (masked, None, None)

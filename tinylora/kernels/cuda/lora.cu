@@ -20,24 +20,24 @@ extern "C" __global__ void factors(const float* A, const float* B, const T* bias
 extern "C" __global__ void widen(const T* x, EACH(const T*, W), EACH(const T*, bias), EACH(const float*, A),
                                  EACH(const float*, B), double scale, int64 n, int64 d_in, int64 d_out, int64 r, int64 layers,
                                  T* wide_x, T* wide_W, T* small_A) {
-    unsigned all_r = layers * r, width = d_in + all_r + 8, in_a_row = width / PACK;
-    unsigned i = blockIdx.x * blockDim.x + threadIdx.x, step = gridDim.x * blockDim.x;
-    for (unsigned k = i; k < (n + layers * d_out) * in_a_row; k += step) {
-        unsigned row = k / in_a_row, at = k % in_a_row * PACK, layer = row < n ? 0 : (row - n) / d_out;
-        unsigned o = row < n ? 0 : (row - n) % d_out;
+    unsigned all_r = layers * r, width = d_in + all_r + 8, row = blockIdx.x;
+    unsigned layer = row < n ? 0 : (row - n) / d_out, o = row < n ? 0 : (row - n) % d_out;
+    const T *from = row < n ? x + row * d_in : OF(layer, W) + o * d_in, *b = OF(layer, bias);
+    T* to = row < n ? wide_x + (int64)row * width : wide_W + (int64)(row - n) * width;
+    for (unsigned at = threadIdx.x * PACK; at < width; at += blockDim.x * PACK) {
         Pack p;
-        if (at < d_in) p = pack_at(row < n ? x + row * d_in : OF(layer, W) + o * d_in, at);
+        if (at < d_in) p = pack_at(from, at);
         else
             for (int j = 0; j < PACK; j++) {
                 unsigned c = at + j - d_in;
-                const T* b = OF(layer, bias);
                 float value = 0.f;
                 if (c == all_r) value = row < n ? 1.f : b ? wide(b[o]) : 0.f;
                 else if (c < all_r && row >= n && c / r == layer) value = (float)scale * OF(layer, B)[c % r * d_out + o];
                 p.at[j] = narrow<T>(value);
             }
-        pack_at(row < n ? wide_x + (int64)row * width : wide_W + (int64)(row - n) * width, at) = p;
+        pack_at(to, at) = p;
     }
+    unsigned i = blockIdx.x * blockDim.x + threadIdx.x, step = gridDim.x * blockDim.x;
     for (unsigned k = i; k < d_in * all_r; k += step) {
         unsigned c = k % all_r;
         small_A[k] = narrow<T>(OF(c / r, A)[k / all_r * r + c % r]);

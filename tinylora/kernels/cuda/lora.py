@@ -159,7 +159,7 @@ def _wide(xp: Any, x: Any, scale: float, *layers: tuple[Any, ...]) -> tuple[Any,
     by_kind = zip(*(_ready(xp, layer) for layer in layers), strict=True)  # all W, all b, all A, all B
     pointers = [or_null(p) for parts in by_kind for p in [*parts, None, None][:MOST]]
     arguments = ready(xp, x), *pointers, float(scale), n, d_in, d_out, r, k, wide_x, wide_W, A
-    kernel("lora", "widen", x.dtype)((1024,), (256,), arguments)
+    kernel("lora", "widen", x.dtype)((n + k * d_out,), (128,), arguments)
     x, x_A, B = wide_x[:, :d_in], wide_x[:, d_in : d_in + k * r], wide_W[:, d_in : d_in + k * r]
     product(xp, x, A, out=x_A)
     return product(xp, wide_x, wide_W.T), Factors(x, x_A, A, B, wide_W[:, :d_in])

@@ -41,17 +41,17 @@ def adam(rows: Sequence[Row], apart: bool) -> list[Array] | None:
         if "m" not in state:
             state.update(step=0, m=xp.zeros_like(w), v=xp.zeros_like(w))
 
+    groups = {id(group): group for *_, group in rows}
+    states = [(state, id(group)) for *_, state, group in rows]
+
     def coefficients() -> Array:
         """Of every row. Those of a group at one step are the same, and worked out once."""
         found: dict[tuple[int, int], int] = {}
-        distinct: list[list[float]] = []
         of_row = []
-        for _, _, state, group in rows:
+        for state, group in states:
             t = state["step"] = state["step"] + 1
-            if (place := found.setdefault((id(group), t), len(distinct))) == len(distinct):
-                distinct.append(_coefficients(t, group, apart))
-            of_row.append(place)
-        return np.array(distinct)[of_row]
+            of_row.append(found.setdefault((group, t), len(found)))
+        return np.array([_coefficients(t, groups[group], apart) for group, t in found])[of_row]
 
     new = weights if xp.cuda.get_current_stream().is_capturing() else _like(xp, weights)
     table = _table(xp, new, weights, gradients, [row[2]["m"] for row in rows], [row[2]["v"] for row in rows])

@@ -12,23 +12,6 @@ struct Row {
     }
 };
 
-// 1 / (1 - p) with probability 1 - p, else 0; the bits of backend.mix.
-struct Mask {
-    uint64 key, below;
-    float kept;
-
-    __device__ Mask(uint64 key_, const uint64* key_at, uint64 below_, double kept_)
-        : key(key_at ? *key_at : key_), below(below_), kept((float)kept_) {}
-    __device__ float operator()(int64 i) const {
-        if (!below) return 1.f;
-        uint64 z = key + (uint64)(i + 1) * 0x9E3779B97F4A7C15ull;
-        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ull;
-        z = (z ^ z >> 27) * 0x94D049BB133111EBull;
-        z ^= z >> 31;
-        return z >= below ? kept : 0.f;
-    }
-};
-
 #define ROW_AND_MASK \
     Row row(rows, width, first, head, queries, S, causal); \
     Mask mask(key, key_at, below, kept)

@@ -1,0 +1,76 @@
+"""One position of each row, on a GPU: picked, and attending to the others, in a launch each way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinylora import ops
+from tinylora.kernels.cuda.compile import NAMES, THREADS, blocks, kernel, mask, or_null, packs, ready
+from tinylora.op import once
+from tinylora.sums import adds
+
+
+@ops.rows_at.tune("cupy")
+def rows_at(xp, x, last):
+    """A position outside its row gives NaN, since a CUDA graph cannot raise."""
+    if x.ndim != 3 or x.dtype not in NAMES or not x.size or x.shape[2] * x.itemsize % 16:
+        return NotImplemented
+    shape, dtype = x.shape, x.dtype
+    last = ready(xp, last.astype(np.int64, copy=False))
+    y = xp.empty((shape[0], shape[2]), dtype)
+    kernel("elementwise", "rows_at", dtype)(*blocks(packs(y)), (ready(xp, x), last, y, y.size, *shape[1:]))
+
+    @adds
+    def d_x(g, so_far=None):
+        so_far = None if so_far is None else ready(xp, so_far.astype(dtype, copy=False))
+        d = xp.empty(shape, dtype)
+        arguments = ready(xp, g), last, or_null(so_far), d, d.size, *shape[1:]
+        kernel("elementwise", "rows_at_backward", dtype)(*blocks(packs(d)), arguments)
+        return d
+
+    return y, (d_x, None)
+
+
+@ops.attention_at.tune("cupy")
+def attention_at(xp, q, k, v, last, heads, p=0.0, key=0):
+    """Keeps q, k, v and P (B, H, T) in float32. Declines heads whose features are no power of two of packs, and p = 1."""
+    if q.ndim != 2 or k.ndim != 3 or k.shape != v.shape or q.shape != (len(k), k.shape[2]) or not k.size or p == 1:
+        return NotImplemented
+    if q.dtype not in NAMES or not q.dtype == k.dtype == v.dtype:
+        return NotImplemented
+    (B, T, C), item, dtype = k.shape, q.itemsize, q.dtype
+    lanes, odd = divmod(C // heads * item, 16)
+    if odd or C % heads or lanes not in (1, 2, 4, 8, 16, 32):
+        return NotImplemented
+    q, k, v = ready(xp, q), _in_rows(xp, k), _in_rows(xp, v)
+    last = ready(xp, last.astype(np.int64, copy=False))
+    y, P = xp.empty((B, C), dtype), xp.empty((B, heads, T), np.float32)
+    options = heads, T, k.strides[1] // item, v.strides[1] // item, *mask(p, key)
+    kernel("last", "attention_at", dtype, LANES=lanes)((B * heads,), (THREADS,), (q, k, v, last, y, P, *options))
+
+    def gradients(g):
+        d_q, d_kv, dP = xp.empty((B, C), dtype), xp.empty((B, T, 2, C), dtype), xp.empty_like(P)
+        arguments = q, k, v, last, P, ready(xp, g), dP, d_q, d_kv, *options
+        kernel("last", "attention_at_backward", dtype, LANES=lanes)((B * heads,), (THREADS,), arguments)
+        return d_q, d_kv[:, :, 0], d_kv[:, :, 1]
+
+    shared = once(gradients)
+
+    def d_q(g):
+        return shared(g)[0]
+
+    def d_k(g):
+        return shared(g)[1]
+
+    def d_v(g):
+        return shared(g)[2]
+
+    return y, (d_q, d_k, d_v, None)
+
+
+def _in_rows(xp: Any, x: Any) -> Any:
+    """x (B, T, C) itself if its rows stand evenly at addresses that 16 divides, else a copy."""
+    evenly = x.strides[2] == x.itemsize and x.strides[0] == x.shape[1] * x.strides[1] and x.strides[1] > 0
+    return x if evenly and not (x.strides[1] % 16 or x.data.ptr % 16) else x.copy(order="C")
