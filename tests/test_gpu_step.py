@@ -1,5 +1,7 @@
 """Training on a GPU: bfloat16, captured steps, products, attention, and what happens when memory runs out."""
 
+import weakref
+
 import numpy as np
 import pytest
 from card import cupy, needs_a_card
@@ -9,7 +11,7 @@ import tinylora.train as training
 from tinylora import adapters, nn, optim
 from tinylora import functional as F
 from tinylora.backend import bfloat16
-from tinylora.data import Message
+from tinylora.data import Batch, Message
 from tinylora.kernels.cuda import blocks, many
 from tinylora.kernels.cuda import gemm as products
 from tinylora.kernels.cuda.compile import extra
@@ -18,10 +20,10 @@ from tinylora.models.gpt import GPTModel
 from tinylora.nn import side_by_side
 from tinylora.recompute import checkpoint_modules
 from tinylora.train import TrainConfig
-from tinylora.variants import DoRA, DropoutLoRA, Int8Linear, NF4Linear, PiSSA, QLoRA
+from tinylora.variants import DoRA, DropoutLoRA, Int8Linear, LoRAFA, NF4Linear, PiSSA, QLoRA
 
 pytestmark = needs_a_card
-needs_nvmath = pytest.mark.skipif(extra("nvmath.bindings.cublas") is None, reason="needs nvmath-python")
+needs_nvmath = pytest.mark.skipif(products.cublas_lt() is None, reason="needs nvmath-python")
 needs_cudnn = pytest.mark.skipif(extra("cudnn") is None, reason="needs nvidia-cudnn-frontend")
 
 CFG = {
@@ -41,7 +43,7 @@ def gpt(dtype=None, **changes):
     model = GPTModel({**CFG, **changes})
     freeze(model)
     replace_linear_with_lora(model, rank=8, alpha=7)  # 8: query, key and value run side by side in bfloat16, too
-    model.out_head = nn.Linear(CFG["emb_dim"], 2)
+    model.out_head = nn.Linear(model.cfg["emb_dim"], 2)
     rng = np.random.default_rng(0)
     for name, p in model.named_parameters():
         p.data = (rng.standard_normal(p.shape) * (0.3 if "lora" in name else 0.1)).astype("float32")
@@ -96,6 +98,30 @@ def test_a_captured_step_gives_the_numbers_of_the_step(dtype, lengths):
     assert apart(found, expected) <= 1e-6
     assert max(apart(moved[n], w) for n, w in weights.items()) <= 1e-5
     assert len({round(x, 6) for x in found[:, 0]}) == len(found)
+
+
+@needs_nvmath
+@pytest.mark.parametrize("dtype", [None, bfloat16])
+@pytest.mark.parametrize("features", [4, 12, 24, 136])
+def test_a_classifier_of_any_size_of_head_can_be_captured(dtype, features):
+    """Its last block attends from one position; 12 features in bfloat16 are one and a half packs."""
+    found = []
+    for captured in (False, True):
+        model = gpt(dtype, emb_dim=4 * features, drop_rate=0.1)
+        optimizer = optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+
+        def step(ids, classes, last, model=model, optimizer=optimizer):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(training.class_scores(model, Batch(ids, last, classes)), classes)
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        run = tinylora.cuda.capture(step, optimizer) if captured else step
+        tinylora.manual_seed(5)
+        last = tinylora.tensor([15, 0, 7, 9], device="cuda")
+        found.append([run(*data(i), last).item() for i in range(4)])
+    assert apart(*map(np.array, found)) < 1e-5
 
 
 @needs_nvmath
@@ -259,6 +285,28 @@ def test_query_key_and_value_side_by_side_give_what_they_give_one_by_one(dtype, 
         p.data = p.data if p.requires_grad else p.data.astype(dtype).astype(np.float32)
     near = gradients(exact)[0]
     assert apart(together, near) < min(0.2, 2 * apart(alone, near))
+
+
+def test_layers_of_other_shapes_than_they_say_are_refused_by_name():
+    model = gpt(drop_rate=0.0)
+    model.trf_blocks[0].att.W_key.lora.B = nn.Parameter(tinylora.zeros(8, 48, device="cuda"))
+    with pytest.raises(RuntimeError, match=r"trf_blocks\.0\.att\.W_key.*do not fit"):
+        model(data(0)[0])
+
+
+@needs_nvmath
+def test_lora_fa_does_not_keep_its_input():
+    kept = {}
+    for kind in (LinearWithLoRA, LoRAFA):
+        layer = kind(nn.Linear(512, 64), 8, 4.0).to("cuda")
+        freeze(layer.linear)
+        x = tinylora.ones(4096, 512, device="cuda") * 1.0
+        alive = weakref.ref(x.data)
+        y = layer(x)
+        del x
+        kept[kind] = alive() is not None
+        assert y.node is not None
+    assert kept == {LinearWithLoRA: True, LoRAFA: False}
 
 
 # ---------------------------------------------------------------------------------- devices and files

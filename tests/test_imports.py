@@ -12,7 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
     "meta", "backend", "op", "ops", "sums", "kernels tensor", "promote profile", "einsum", "functional", "shaping",
-    "creation", "indexing", "methods", "formats nn lowrank", "models lora optim testing recompute", "cuda together",
+    "creation", "indexing", "methods", "formats nn lowrank", "models lora optim testing recompute", "cuda lora_side_by_side",
     "variants", "adapters data train metrics folders classifier tokenizer hub sampling generate screen demo", "cli",
     "__main__",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """The shortcut of `models/last.py` computes what the whole model computes at one position."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +13,12 @@ from tinylora.models.last import features_at
 CONFIG = {
     "vocab_size": 20, "context_length": 9, "emb_dim": 12, "n_heads": 3, "n_layers": 2, "drop_rate": 0.0, "qkv_bias": True,
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("last", [[0, 9], [-1, 0], [0], [0, 0, 0]])
+def test_positions_outside_the_rows_are_named(last):
+    with pytest.raises(IndexError, match="do not fit rows of shape"):
+        features_at(GPTModel(CONFIG), tinylora.randint(0, 20, (2, 9)), tinylora.tensor(last))
 
 
 @given(st.lists(st.integers(0, 8), min_size=1, max_size=5), st.integers(0, 2**31))

@@ -10,6 +10,8 @@ import pytest
 import tinylora
 from tinylora import functional as F
 from tinylora import nn, ops, profile, randn
+from tinylora.op import Op
+from tinylora.sums import adds
 from tinylora.tensor import record, watchers
 from tinylora.variants import Int8Linear
 
@@ -96,6 +98,30 @@ def test_flops_of_attention(causal, pairs):
         F.scaled_dot_product_attention(q, k, v, is_causal=causal).sum().backward()
     product = 2 * 3 * pairs * 2 * 8
     assert counts(p, "attention") == (2 * product, {"d_q": 2 * product, "d_k": product, "d_v": product})
+
+
+def test_flops_of_attention_at_one_position_are_those_of_attention_with_one_query():
+    q, k, v = trained(2, 24), trained(2, 5, 24), trained(2, 5, 24)
+    with profile() as p:
+        record(ops.attention_at, q, k, v, np.array([4, 4]), heads=3).sum().backward()
+        heads = (x.reshape(2, -1, 3, 8).transpose(1, 2) for x in (q, k, v))
+        F.scaled_dot_product_attention(*heads).sum().backward()
+    assert counts(p, "attention_at") == counts(p, "attention")
+
+
+def test_a_vjp_that_adds_inside_does_so_when_counted():
+    def doubled(xp, x):
+        @adds
+        def d_x(g, so_far=None):
+            return 2 * g if so_far is None else so_far + 2 * g
+
+        return 2 * x, (d_x,)
+
+    x = trained(3)
+    with profile() as p:
+        h = x * 3.0
+        (record(Op(doubled), h) + h).sum().backward()
+    assert x.grad.tolist() == [9.0] * 3 and p.ops["doubled"].vjps["d_x"].calls == 1
 
 
 def test_other_ops_count_elements():

@@ -4,8 +4,8 @@ Read it in this order: op.py, ops/nn.py, tensor.py, nn/module.py, models/gpt.py,
 """
 
 import tinylora.kernels
+import tinylora.lora_side_by_side
 import tinylora.methods as _methods
-import tinylora.together
 from tinylora import adapters, cuda, functional, lora, models, nn, optim, testing
 from tinylora.backend import bool_ as bool
 from tinylora.backend import bfloat16, device, float16, float32, float64, int8, int16, int32, int64, manual_seed

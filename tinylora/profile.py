@@ -141,15 +141,15 @@ def profile() -> Iterator[Profile]:
 
 # ------------------------------------------------------------------------------------------- counting
 def _counting(vjp: Vjp, count: Count, work: int) -> Vjp:
-    """`vjp`, counted. Beside the vjp it holds two numbers, so nothing lives longer for it."""
+    """`vjp`, counted, and marked as it is. Beside the vjp it holds two numbers, so nothing lives longer for it."""
 
-    def counted(g: Array) -> Array:
+    def counted(g: Array, *so_far: Array) -> Array:
         started = perf_counter()
-        d = vjp(g)
+        d = vjp(g, *so_far)
         count.add(_clock(d) - started, work)
         return d
 
-    return functools.update_wrapper(counted, vjp, assigned=("__name__",), updated=())
+    return functools.update_wrapper(counted, vjp, assigned=("__name__",))
 
 
 def _names(inputs: tuple[Any, ...], edges: Edges) -> Iterator[str]:
@@ -249,6 +249,11 @@ def _attention(vjp: str, shapes: Any, out: Any, options: Any) -> int:
     return math.prod(batch) * pairs * 2 * D * {"": 2, "d_q": 2, "d_k": 1, "d_v": 1}[vjp]
 
 
+def _attention_at(vjp: str, shapes: Any, out: Any, options: Any) -> int:
+    """As attention with one query a row, which may see all keys."""
+    return 2 * math.prod(shapes[1]) * {"": 2, "d_q": 2, "d_k": 1, "d_v": 1}[vjp]
+
+
 FORMULAS: dict[str, Callable[..., int]] = {
     "matmul": _matmul,
     "einsum": _einsum,
@@ -257,4 +262,5 @@ FORMULAS: dict[str, Callable[..., int]] = {
     "lora_linears": _lora_linears,
     "quantized_linear": _linear,
     "attention": _attention,
+    "attention_at": _attention_at,
 }

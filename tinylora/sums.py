@@ -9,7 +9,7 @@ from tinylora.ops.elementwise import add
 
 
 def arrived(so_far: Array | None, vjp: Callable[..., Array], g: Array, shape: tuple[int, ...]) -> Array:
-    """What there is at a node of `shape` once vjp(g) has come to what came before, which may be nothing."""
+    """so_far + vjp(g) at a node of `shape`, or vjp(g) alone if it is the first to arrive there."""
     if so_far is not None and hasattr(vjp, "adds"):
         return vjp(g, so_far)
     d = sum_to(vjp(g), shape)

@@ -8,7 +8,7 @@ per token, 2 C² are left. Same numbers as `GPTModel.features`, less work; a fif
 from __future__ import annotations
 
 from tinylora import ops
-from tinylora.backend import next_key
+from tinylora.backend import next_key, seen
 from tinylora.models.gpt import GPTModel
 from tinylora.nn import Module
 from tinylora.nn.side_by_side import side_by_side
@@ -16,7 +16,10 @@ from tinylora.tensor import Tensor, record
 
 
 def features_at(model: GPTModel, ids: Tensor, last: Tensor) -> Tensor:
-    """What the head sees at position `last` (B,) of each row of ids (B, T): (B, C)."""
+    """What the head sees at position `last` (B,) of each row of ids (B, T): (B, C). Raises IndexError for no position."""
+    known = seen(last.data)
+    if last.shape != ids.shape[:1] or (known.size and not (known.min() >= 0 and known.max() < ids.shape[1])):
+        raise IndexError(f"features_at: {last.shape} positions, {known.tolist()}, do not fit rows of shape {ids.shape}")
     *blocks, block = model.trf_blocks
     x = model.embed(ids)
     for other in blocks:

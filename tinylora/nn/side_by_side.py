@@ -10,7 +10,7 @@ from tinylora.tensor import Tensor
 
 Together = Callable[[Sequence[Any], Tensor], Any]
 
-IN_ONE_OP: dict[type[Module], Together] = {}  # layers of which type have a way to run together, or NotImplemented
+IN_ONE_OP: dict[type[Module], Together] = {}  # by type of layer: runs several in one op, or returns NotImplemented
 
 
 def side_by_side(x: Tensor, *layers: Module) -> list[Tensor]:
@@ -21,5 +21,6 @@ def side_by_side(x: Tensor, *layers: Module) -> list[Tensor]:
     [(2, 3), (2, 5)]
     """
     together = IN_ONE_OP.get(type(layers[0]))
-    found = together(layers, x) if together and len({type(layer) for layer in layers}) == 1 else NotImplemented
+    own = any("forward" in vars(layer) or type(layer) is not type(layers[0]) for layer in layers)  # a way of its own
+    found = together(layers, x) if together and not own else NotImplemented
     return [layer(x) for layer in layers] if found is NotImplemented else found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tinylora import nn
 from tinylora.lora import LinearWithLoRA
+from tinylora.promote import follow
 from tinylora.tensor import Tensor
 
 
@@ -25,8 +26,9 @@ class DropoutLoRA(LinearWithLoRA):
     def forward(self, x: Tensor) -> Tensor:
         if self.unmerged or not self.training or not self.dropout.p:
             return super().forward(x)
-        return self.linear(x) + self.low_rank(x)
+        return self.linear(x) + self.side(x)
 
-    def low_rank(self, x: Tensor) -> Tensor:
-        """s (m ∘ x) A B in the dtype of x; A and B stay float32 where the base is bfloat16."""
-        return self.lora(self.dropout(x).to(self.lora.A.dtype)).to(x.dtype)
+    def side(self, x: Tensor) -> Tensor:
+        """s (m ∘ x) A B, in bfloat16 where x is: A and B stay float32."""
+        (dropped,) = follow(self.lora.A, self.dropout(x))
+        return follow(x, self.lora(dropped))[0]

@@ -6,6 +6,7 @@ from tinylora import functional as F
 from tinylora import nn
 from tinylora.backend import Array, device
 from tinylora.lora import LinearWithLoRA, LoRALayer
+from tinylora.promote import follow
 from tinylora.tensor import Tensor
 
 
@@ -48,4 +49,4 @@ class EmbeddingWithLoRA(LinearWithLoRA):
         if self.unmerged:
             return super().forward(ids)
         y = self.linear(ids)
-        return y + self.lora(ids).to(y.dtype)  # A and B stay float32 where the base is bfloat16
+        return y + follow(y, self.lora(ids))[0]  # A and B stay float32 where the base is bfloat16

@@ -56,7 +56,7 @@ class QLoRA(DropoutLoRA):
 
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(self.linear, QuantizedLinear):
-            return self.linear(x) + self.low_rank(x)
+            return self.linear(x) + self.side(x)
         return super().forward(x)
 
     def merge(self) -> None:

@@ -28,10 +28,10 @@ Block = tuple[slice, slice, int]  # of the heads of all batches, of the query ro
 def attention(xp, q, k, v, causal=True, p=0.0, key=0):
     """The definition, with softmax, mask and dropout as one kernel between two products.
 
-    Declines p = 1, other dtypes than the kernels', k and v that differ in shape or from q in batch or dtype, and causal
+    Declines other dtypes than the kernels', k and v that differ in shape or from q in batch or dtype, and causal
     queries that come before the first key.
     """
-    if q.ndim != 4 or q.dtype not in NAMES or not q.dtype == k.dtype == v.dtype or p == 1:
+    if q.ndim != 4 or q.dtype not in NAMES or not q.dtype == k.dtype == v.dtype:
         return NotImplemented
     (B, H, T, D), S = q.shape, k.shape[2]
     if k.shape != (B, H, S, D) or v.shape != k.shape or 0 in (q.size, k.size) or (causal and S < T):

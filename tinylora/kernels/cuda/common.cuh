@@ -1,4 +1,4 @@
-// What all kernels share: numbers of two and four bytes, 16 bytes of them at a time, sums over a warp and a block.
+// What all kernels share: numbers of two and four bytes, 16 bytes of them at a time, sums over a warp and a block, dropout.
 // T is defined by whoever compiles this: float, bf16 or half. Arithmetic is done in float.
 
 typedef long long int64;

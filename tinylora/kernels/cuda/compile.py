@@ -48,9 +48,9 @@ def or_null(x: Any) -> Any:
 
 
 def mask(p: float, key: Any) -> tuple[Any, ...]:
-    """Dropout's mask as kernels take it: a key that is a number, or an array where it stands, and p."""
+    """Dropout's mask as kernels take it: the key, or where it stands; which bits drop; by what the others are multiplied."""
     place = (np.uint64(0), key) if hasattr(key, "dtype") else (np.uint64(key), np.uint64(0))
-    return *place, np.uint64(int(p * 2**64)), 1 / (1 - p)
+    return *place, np.uint64(min(int(p * 2**64), 2**64 - 1)), 1 / (1 - p) if p < 1 else 0.0
 
 
 def ready(xp: ModuleType, x: Any) -> Any:

@@ -19,6 +19,7 @@ Ints = tuple[int, ...]
 
 WORKSPACE = 2**25  # bytes that cuBLAS may use per handle: NVIDIA's recommendation for Hopper
 NUMBERS = {float32: 0, float16: 2, bfloat16: 14}  # cudaDataType_t
+SIZES = {number: dtype.itemsize for dtype, number in NUMBERS.items()}
 FLOAT32, TF32 = 68, 77  # cublasComputeType_t: what float32 inputs are multiplied in
 
 _precision = "highest"
@@ -55,7 +56,7 @@ def cublas_lt() -> ModuleType | None:
 
 def product(xp: ModuleType, a: Array, b: Array, out: Array | None = None, alpha: float = 1.0, plus: Array | None = None,
             dtype: Any = None) -> Array:  # fmt: skip
-    """alpha · a b + plus: (.., n, k) (.., k, m) -> (.., n, m).
+    """alpha · a b + plus: (.., n, k) (.., k, m) -> (.., n, m), and `plus` of this shape.
 
     a and b are float32, bfloat16 or float16, in row order or transposed, with at most one leading axis. `out`, or the new
     array of `dtype` (theirs unless given), has rows in order; `plus` may be `out` itself.
@@ -87,10 +88,10 @@ class Plan:
     first: there it is outᵀ = bᵀ aᵀ, with the operands swapped and none of them moved.
     """
 
-    def __init__(self, device: int, a: Matrix, b: Matrix, c: Matrix, out: Matrix, tf32: bool, alignment: int) -> None:
+    def __init__(self, device: int, a: Matrix, b: Matrix, c: Matrix, out: Matrix, tf32: bool, aligned: bool) -> None:
+        self.made: list[tuple[Any, int]] = []  # what destroys a thing that cuBLAS made, and the thing
         lt: Any = cublas_lt()
         self.lt, (self.handle, self.workspace) = lt, _handle(device)
-        self.made: list[tuple[Any, int]] = []  # and how to destroy it
         self.operation = self._make("matmul_desc", TF32 if tf32 and a.number == NUMBERS[float32] else FLOAT32, 0)
         for name, matrix in (("TRANSA", b), ("TRANSB", a)):
             self._set("matmul_desc", self.operation, lt.MatmulDescAttribute[name], matrix.turned, np.int32)
@@ -98,7 +99,8 @@ class Plan:
         preference = self._make("matmul_preference")
         limits = lt.MatmulPreferenceAttribute
         self._set("matmul_preference", preference, limits.MAX_WORKSPACE_BYTES, WORKSPACE, np.uint64)
-        for name in "ABCD":
+        for name, matrix in zip("ABCD", (b, a, c, out), strict=True):
+            alignment = 16 if aligned else SIZES[matrix.number]
             self._set("matmul_preference", preference, limits[f"MIN_ALIGNMENT_{name}_BYTES"], alignment, np.uint32)
         self.algorithm, found = np.zeros(1, lt.matmul_heuristic_result_dtype), np.zeros(1, np.int32)
         of_a, of_b, of_c, of_out = self.layouts
@@ -170,12 +172,12 @@ def _plan(device: int, a_shape: Ints, a_strides: Ints, b_shape: Ints, b_strides:
         raise ValueError(f"a product is written in rows: not into shape {shape} with strides {strides}")
     if a is None or b is None or c is None or c.turned:
         return None
-    return Plan(device, a, b, c, out, tf32, 16 if aligned else dtype.itemsize)
+    return Plan(device, a, b, c, out, tf32, aligned)
 
 
 @functools.cache
 def _handle(device: int) -> tuple[int, Any]:
-    """cuBLASLt's handle, and the memory that it may work in."""
+    """cuBLASLt's handle, and the memory that it may work in: one product at a time, so on one stream at a time."""
     import cupy
 
     lt: Any = cublas_lt()

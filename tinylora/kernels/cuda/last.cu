@@ -1,7 +1,7 @@
-// Attention with one query a row, a block a head of a row: LANES threads read a head's D numbers of one key, a pack each, and a
-// block reads GROUPS keys at a time.
+// Attention with one query a row, a block a head of a row. Of one key LANES threads read the head's D numbers, each PER packs;
+// a block reads GROUPS keys at a time. ALIGNED: packs stand where one instruction can read them.
 
-const int D = LANES * PACK, GROUPS = 256 / LANES;
+const int THREADS = 256, GROUPS = THREADS / LANES, PER = (D + LANES * PACK - 1) / (LANES * PACK);
 
 struct Head {
     int64 b, h, at, keys;  // at: where its D numbers start in (B, C); keys: how many the query sees
@@ -15,13 +15,49 @@ struct Head {
         scale = inside ? rsqrtf((float)D) : __uint_as_float(0x7fc00000);
         lane = threadIdx.x % LANES, group = threadIdx.x / LANES;
     }
-    __device__ int64 key(int64 t, int64 length, int64 apart) const { return (b * length + t) * apart + h * D + lane * PACK; }
+    __device__ int64 key(int64 t, int64 length, int64 apart) const { return (b * length + t) * apart + h * D; }
 };
 
-__device__ __forceinline__ float dot(const Pack& p, const Pack& q) {
+// A thread's share of D numbers; zeros beyond them.
+struct Share {
+    Pack at[PER];
+
+    __device__ Share(const T* x, int lane) {
+#pragma unroll
+        for (int u = 0; u < PER; u++) {
+            int d = (u * LANES + lane) * PACK;
+            if (ALIGNED && d < D) at[u] = pack_at(x, d);
+            else for (int j = 0; j < PACK; j++) at[u].at[j] = !ALIGNED && d + j < D ? x[d + j] : narrow<T>(0.f);
+        }
+    }
+};
+
+// y = factor · x, a thread's share of it
+__device__ __forceinline__ void store(T* y, int lane, const Share& x, float factor) {
+#pragma unroll
+    for (int u = 0; u < PER; u++) {
+        int d = (u * LANES + lane) * PACK;
+        Pack p;
+#pragma unroll
+        for (int j = 0; j < PACK; j++) p.at[j] = narrow<T>(factor * wide(x.at[u].at[j]));
+        if (ALIGNED && d < D) pack_at(y, d) = p;
+        else for (int j = 0; j < PACK; j++) if (!ALIGNED && d + j < D) y[d + j] = p.at[j];
+    }
+}
+
+__device__ __forceinline__ void add_to(float* sum, const Share& x, float factor) {
+#pragma unroll
+    for (int u = 0; u < PER; u++)
+#pragma unroll
+        for (int j = 0; j < PACK; j++) sum[u * PACK + j] += factor * wide(x.at[u].at[j]);
+}
+
+__device__ __forceinline__ float dot(const Share& x, const Share& y) {
     float sum = 0.f;
 #pragma unroll
-    for (int j = 0; j < PACK; j++) sum += wide(p.at[j]) * wide(q.at[j]);
+    for (int u = 0; u < PER; u++)
+#pragma unroll
+        for (int j = 0; j < PACK; j++) sum += wide(x.at[u].at[j]) * wide(y.at[u].at[j]);
 #pragma unroll
     for (int step = LANES / 2; step; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
     return sum;
@@ -31,9 +67,14 @@ __device__ __forceinline__ float dot(const Pack& p, const Pack& q) {
 __device__ __forceinline__ void sum_groups(const float* mine, T* y, const Head& head) {
     __shared__ float part[GROUPS][D];
 #pragma unroll
-    for (int j = 0; j < PACK; j++) part[head.group][head.lane * PACK + j] = mine[j];
+    for (int u = 0; u < PER; u++)
+#pragma unroll
+        for (int j = 0; j < PACK; j++) {
+            int d = (u * LANES + head.lane) * PACK + j;
+            if (d < D) part[head.group][d] = mine[u * PACK + j];
+        }
     __syncthreads();
-    for (int d = threadIdx.x; d < D; d += 256) {
+    for (int d = threadIdx.x; d < D; d += THREADS) {
         float sum = 0.f;
         for (int i = 0; i < GROUPS; i++) sum += part[i][d];
         y[head.at + d] = narrow<T>(sum);
@@ -47,27 +88,23 @@ extern "C" __global__ void attention_at(const T* q, const T* k, const T* v, cons
     Head head(last, heads, length);
     Mask mask(key, key_at, below, kept);
     P += blockIdx.x * length;
-    Pack mine = pack_at(q, head.at + head.lane * PACK);
+    Share query(q + head.at, head.lane);
     float most = -__uint_as_float(0x7f800000), sum = 0.f;
     for (int64 start = 0; start < head.keys; start += GROUPS) {  // whole warps stay together for their sums
         int64 t = start + head.group, from = t < head.keys ? t : head.keys - 1;
-        float s = head.scale * dot(mine, pack_at(k, head.key(from, length, k_apart)));
+        float s = head.scale * dot(query, Share(k + head.key(from, length, k_apart), head.lane));
         most = fmaxf(most, s);
         if (t < head.keys && head.lane == 0) P[t] = s;
     }
     most = block_max(most);
     __syncthreads();
-    for (int64 t = threadIdx.x; t < head.keys; t += 256) sum += __expf(P[t] - most);
+    for (int64 t = threadIdx.x; t < head.keys; t += THREADS) sum += __expf(P[t] - most);
     sum = block_sum(sum);
-    for (int64 t = threadIdx.x; t < head.keys; t += 256) P[t] = __expf(P[t] - most) / sum;
+    for (int64 t = threadIdx.x; t < head.keys; t += THREADS) P[t] = __expf(P[t] - most) / sum;
     __syncthreads();
-    float out[PACK] = {};
-    for (int64 t = head.group; t < head.keys; t += GROUPS) {
-        Pack p = pack_at(v, head.key(t, length, v_apart));
-        float weight = P[t] * mask(blockIdx.x * length + t);
-#pragma unroll
-        for (int j = 0; j < PACK; j++) out[j] += weight * wide(p.at[j]);
-    }
+    float out[PER * PACK] = {};
+    for (int64 t = head.group; t < head.keys; t += GROUPS)
+        add_to(out, Share(v + head.key(t, length, v_apart), head.lane), P[t] * mask(blockIdx.x * length + t));
     sum_groups(out, y, head);
 }
 
@@ -80,12 +117,11 @@ extern "C" __global__ void attention_at_backward(const T* q, const T* k, const T
     Mask mask(key, key_at, below, kept);
     P += blockIdx.x * length;
     dP += blockIdx.x * length;
-    int64 width = heads * D;
-    Pack query = pack_at(q, head.at + head.lane * PACK), mine = pack_at(g, head.at + head.lane * PACK);
-    float sum = 0.f, out[PACK] = {};
+    Share query(q + head.at, head.lane), mine(g + head.at, head.lane);
+    float sum = 0.f, out[PER * PACK] = {};
     for (int64 start = 0; start < head.keys; start += GROUPS) {
         int64 t = start + head.group, from = t < head.keys ? t : head.keys - 1;
-        float d = dot(mine, pack_at(v, head.key(from, length, v_apart))) * mask(blockIdx.x * length + from);
+        float d = dot(mine, Share(v + head.key(from, length, v_apart), head.lane)) * mask(blockIdx.x * length + from);
         if (t < head.keys && head.lane == 0) {
             dP[t] = d;
             sum += P[t] * d;
@@ -96,17 +132,10 @@ extern "C" __global__ void attention_at_backward(const T* q, const T* k, const T
     for (int64 t = head.group; t < length; t += GROUPS) {
         bool seen = t < head.keys;
         float weight = seen ? P[t] * mask(blockIdx.x * length + t) : 0.f, d = seen ? head.scale * P[t] * (dP[t] - sum) : 0.f;
-        Pack p, to_k, to_v;
-        if (seen) p = pack_at(k, head.key(t, length, k_apart));
-#pragma unroll
-        for (int j = 0; j < PACK; j++) {
-            if (seen) out[j] += d * wide(p.at[j]);
-            to_k.at[j] = narrow<T>(d * wide(query.at[j]));
-            to_v.at[j] = narrow<T>(weight * wide(mine.at[j]));
-        }
-        int64 at = head.key(t, length, 2 * width);
-        pack_at(d_kv, at) = to_k;
-        pack_at(d_kv, at + width) = to_v;
+        if (seen) add_to(out, Share(k + head.key(t, length, k_apart), head.lane), d);
+        T* to = d_kv + head.key(t, length, 2 * heads * D);
+        store(to, head.lane, query, d);
+        store(to + heads * D, head.lane, mine, weight);
     }
     sum_groups(out, d_q, head);
 }

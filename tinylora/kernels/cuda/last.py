@@ -1,4 +1,7 @@
-"""One position of each row, on a GPU: picked, and attending to the others, in a launch each way."""
+"""One position of each row, on a GPU: picked, and attending to the others, in a launch each way.
+
+Rows are picked by kernels in elementwise.cu, where other rows are picked, too: last.cu is compiled for each size of head.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from tinylora.sums import adds
 @ops.rows_at.tune("cupy")
 def rows_at(xp, x, last):
     """A position outside its row gives NaN, since a CUDA graph cannot raise."""
-    if x.ndim != 3 or x.dtype not in NAMES or not x.size or x.shape[2] * x.itemsize % 16:
+    if x.ndim != 3 or last.shape != x.shape[:1] or x.dtype not in NAMES or not x.size or x.shape[2] * x.itemsize % 16:
         return NotImplemented
     shape, dtype = x.shape, x.dtype
     last = ready(xp, last.astype(np.int64, copy=False))
@@ -35,25 +38,26 @@ def rows_at(xp, x, last):
 
 @ops.attention_at.tune("cupy")
 def attention_at(xp, q, k, v, last, heads, p=0.0, key=0):
-    """Keeps q, k, v and P (B, H, T) in float32. Declines heads whose features are no power of two of packs, and p = 1."""
-    if q.ndim != 2 or k.ndim != 3 or k.shape != v.shape or q.shape != (len(k), k.shape[2]) or not k.size or p == 1:
+    """Keeps q, k, v and P (B, H, T) in float32. Declines more than 1024 features a head."""
+    if q.ndim != 2 or k.ndim != 3 or k.shape != v.shape or q.shape != (len(k), k.shape[2]) or last.shape != q.shape[:1]:
         return NotImplemented
-    if q.dtype not in NAMES or not q.dtype == k.dtype == v.dtype:
+    if q.dtype not in NAMES or not q.dtype == k.dtype == v.dtype or not k.size or k.shape[2] % heads:
         return NotImplemented
     (B, T, C), item, dtype = k.shape, q.itemsize, q.dtype
-    lanes, odd = divmod(C // heads * item, 16)
-    if odd or C % heads or lanes not in (1, 2, 4, 8, 16, 32):
+    if (D := C // heads) > 1024:
         return NotImplemented
     q, k, v = ready(xp, q), _in_rows(xp, k), _in_rows(xp, v)
     last = ready(xp, last.astype(np.int64, copy=False))
     y, P = xp.empty((B, C), dtype), xp.empty((B, heads, T), np.float32)
+    lanes = min(32, 1 << (-(-D * item // 16) - 1).bit_length())  # a power of two, so that they can add up
+    choice = {"D": D, "LANES": lanes, "ALIGNED": int(D * item % 16 == 0)}
     options = heads, T, k.strides[1] // item, v.strides[1] // item, *mask(p, key)
-    kernel("last", "attention_at", dtype, LANES=lanes)((B * heads,), (THREADS,), (q, k, v, last, y, P, *options))
+    kernel("last", "attention_at", dtype, **choice)((B * heads,), (THREADS,), (q, k, v, last, y, P, *options))
 
     def gradients(g):
         d_q, d_kv, dP = xp.empty((B, C), dtype), xp.empty((B, T, 2, C), dtype), xp.empty_like(P)
         arguments = q, k, v, last, P, ready(xp, g), dP, d_q, d_kv, *options
-        kernel("last", "attention_at_backward", dtype, LANES=lanes)((B * heads,), (THREADS,), arguments)
+        kernel("last", "attention_at_backward", dtype, **choice)((B * heads,), (THREADS,), arguments)
         return d_q, d_kv[:, :, 0], d_kv[:, :, 1]
 
     shared = once(gradients)

@@ -37,7 +37,7 @@ class Factors(NamedTuple):
 
 @ops.lora_linear.tune("cupy")
 def lora_linear(xp, x, weight, bias, A, B, scale):
-    """Forward two products narrow in r and a wide one; backward one with W + ΔW, or where x has few rows one with each."""
+    """Forward one or two products narrow in r and a wide one. Backward one with W + ΔW, else one with W and one with A."""
     if A.dtype != float32 or B.dtype != float32 or not (weight.size and A.size):
         return NotImplemented
     if not handles(x, weight, bias):
@@ -45,10 +45,10 @@ def lora_linear(xp, x, weight, bias, A, B, scale):
     (d_out, d_in), layer = weight.shape, (weight, bias, A, B)
     forward = _wide if d_out >= 2 * d_in and _whole_packs(x, d_in, len(B)) else _narrow
     y, f = forward(xp, rows(x), scale, layer)
-    d_x, d_A, d_B = _gradients(xp, x.shape, scale, f)
+    (d_x, d_A, d_B), x_rows = _gradients(xp, x.shape, scale, f), f.x
 
     def d_weight(g):
-        return product(xp, rows(g).T, f.x)
+        return product(xp, rows(g).T, x_rows)
 
     def d_bias(g):
         return g
@@ -58,13 +58,16 @@ def lora_linear(xp, x, weight, bias, A, B, scale):
 
 @ops.lora_linears.tune("cupy")
 def lora_linears(xp, x, scale, *layers):
-    """All of them by the products of one layer that is as wide as they are together."""
+    """All of them by the products of one layer that is as wide as they are together.
+
+    Each x A is multiplied by zeros for the other layers, so that a NaN in one of them is a NaN in all.
+    """
     each = [layers[i : i + 4] for i in range(0, len(layers), 4)]
     if not fit(x, each):
         return NotImplemented
     (d_out, d_in), r, k = each[0][0].shape, len(each[0][3]), len(each)
     y, f = _wide(xp, rows(x), scale, *each)
-    d_x, of_all_A, of_all_B = _gradients(xp, x.shape, scale, f)
+    (d_x, of_all_A, of_all_B), x_rows = _gradients(xp, x.shape, scale, f), f.x
 
     def by_layer(d):
         """(in, k r) -> (k, in, r)"""
@@ -79,7 +82,7 @@ def lora_linears(xp, x, scale, *layers):
 
     def of_layer(i):
         def d_weight(g):
-            return product(xp, rows(g[..., i, :]).T, f.x)
+            return product(xp, rows(g[..., i, :]).T, x_rows)
 
         def d_bias(g):
             return g[..., i, :]
@@ -97,40 +100,43 @@ def lora_linears(xp, x, scale, *layers):
 
 def fit(x: Any, layers: Sequence[tuple[Any, ...]]) -> bool:
     """May these layers W, b, A, B, which read x, run side by side? They have to be alike."""
-    weight, bias, A, _ = layers[0]
-    if not 1 < len(layers) <= MOST or not (weight.size and A.size) or A.dtype != float32:
+    (d_out, d_in), bias, r = layers[0][0].shape, layers[0][1], layers[0][2].shape[-1]
+    if not 1 < len(layers) <= MOST or not (d_out and d_in and r) or x.shape[-1:] != (d_in,):
         return False
     alike = all(
-        W.shape == weight.shape and a.shape == A.shape and b.dtype == a.dtype == float32
-        and (c is None) == (bias is None) and handles(x, W, c)
-        for W, c, a, b in layers
+        W.shape == (d_out, d_in) and A.shape == (d_in, r) and B.shape == (r, d_out) and A.dtype == B.dtype == float32
+        and (b is None) == (bias is None) and (b is None or b.shape == (d_out,)) and handles(x, W, b)
+        for W, b, A, B in layers
     )  # fmt: skip
-    return alike and _whole_packs(x, weight.shape[1], A.shape[1])
+    return alike and _whole_packs(x, d_in, r)
 
 
 def _whole_packs(x: Any, d_in: int, r: int) -> bool:
-    return d_in * x.itemsize % 16 == r * x.itemsize % 16 == 0 and x.size + d_in * r < 2**31
+    """Do rows of d_in and of r numbers fill packs, and is x small enough for the 32 bits that lora.cu counts in?"""
+    return d_in * x.itemsize % 16 == r * x.itemsize % 16 == 0 and x.size + d_in * r < 2**31 and x.size // d_in < 2**24
 
 
 def _gradients(xp: Any, shape: tuple[int, ...], scale: float, f: Factors) -> tuple[Callable[..., Any], ...]:
-    """d_x, and d_A (in, k r) and d_B (k r, k out) of all layers together."""
-    flat = once(lambda g: g.reshape(len(f.x), -1))  # (n, k out)
-    g_B = once(lambda g: product(xp, flat(g), f.B))  # (n, k r)
+    """d_x, and d_A (in, k r) and d_B (k r, k out) of all layers together, each of which keeps alive what it reads."""
+    x, low, A, B, W = f
+    n, outputs = len(x), len(W)
+    flat = once(lambda g: g.reshape(n, outputs))  # (n, k out)
+    g_B = once(lambda g: product(xp, flat(g), B))  # (n, k r)
 
     @adds
     def d_x(g, so_far=None):
         so_far = None if so_far is None else rows(so_far)
-        if len(f.x) >= len(f.W):  # W + ΔW is (out, in), and one more pass over dL/dx (n, in)
-            changed = product(xp, f.B, f.A.T, plus=f.W)
+        if n >= outputs:  # W + ΔW is (out, in), and one more pass over dL/dx (n, in)
+            changed = product(xp, B, A.T, plus=W)
             return product(xp, flat(g), changed, plus=so_far).reshape(shape)
-        d = product(xp, g_B(g), f.A.T, plus=so_far)
-        return product(xp, flat(g), f.W, out=d, plus=d).reshape(shape)
+        d = product(xp, g_B(g), A.T, plus=so_far)
+        return product(xp, flat(g), W, out=d, plus=d).reshape(shape)
 
     def d_A(g):
-        return product(xp, f.x.T, g_B(g), dtype=np.float32)
+        return product(xp, x.T, g_B(g), dtype=np.float32)
 
     def d_B(g):
-        return product(xp, f.low.T, flat(g), alpha=scale, dtype=np.float32)
+        return product(xp, low.T, flat(g), alpha=scale, dtype=np.float32)
 
     return d_x, d_A, d_B
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 import tinylora
 from tinylora import nn, ops
 from tinylora.lora import LinearWithLoRA
+from tinylora.lora_side_by_side import Parts, joined, unbound
 from tinylora.nn.side_by_side import IN_ONE_OP, side_by_side
 from tinylora.tensor import Tensor, record
-from tinylora.together import Parts, joined, unbound
 from tinylora.variants.dora import DoRA
 
 
@@ -37,6 +37,14 @@ def test_a_type_that_knows_one_op_for_all_is_asked_and_may_decline(monkeypatch):
     x = tinylora.ones(2)
     assert side_by_side(x, Mine(), Mine()) == [x, x] and side_by_side(x, Mine(), nn.Identity()) == [x, x]
     assert asked == [2]
+
+
+def test_a_layer_with_a_forward_of_its_own_is_called(monkeypatch):
+    made = [nn.Identity(), nn.Identity()]
+    monkeypatch.setitem(IN_ONE_OP, nn.Identity, lambda layers, x: [x, x])
+    made[1].forward = lambda x: x * 2.0
+    x = tinylora.ones(2)
+    assert [y.tolist() for y in side_by_side(x, *made)] == [[1.0, 1.0], [2.0, 2.0]]
 
 
 @given(st.lists(st.booleans(), min_size=3, max_size=3), st.integers(0, 2**31))
@@ -69,6 +77,14 @@ def test_gradients_that_lie_side_by_side_are_joined_without_a_copy():
         found = joined(whole.shape, Parts(others))
         assert not np.shares_memory(found, whole)
         assert all(np.array_equal(found[:, :, i], 0 * parts[0] if p is None else p) for i, p in enumerate(others))
+
+
+def test_neighbours_in_memory_of_other_owners_are_copied():
+    """Rows of their own arrays may end where another begins: nobody would keep the second alive."""
+    whole = np.arange(12.0)
+    others = [np.frombuffer(memoryview(whole)[i : i + 4]) for i in (0, 4, 8)]
+    assert not np.shares_memory(joined((3, 4), Parts(others)), whole)
+    assert np.array_equal(joined((3, 4), Parts(others)), whole.reshape(3, 4))
 
 
 def test_nothing_is_recorded_of_what_trains_nothing():

@@ -11,38 +11,44 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tinylora import ops
-from tinylora.backend import Array, array_module
+from tinylora.backend import Array, array_module, is_cupy
 from tinylora.kernels.cuda.lora import fit
 from tinylora.lora import LinearWithLoRA
+from tinylora.nn.layers import Linear
 from tinylora.nn.side_by_side import IN_ONE_OP
 from tinylora.op import Op
 from tinylora.sums import adds
 from tinylora.tensor import Node, Tensor, record
 
 
-def lora_linears(layers: Sequence[LinearWithLoRA], x: Tensor) -> Any:
+def together(layers: Sequence[LinearWithLoRA], x: Tensor) -> Any:
     """[layer(x) for layer in layers], or NotImplemented where that has to be done one by one."""
-    parts = [(m.linear.weight, m.linear.bias, m.lora.A, m.lora.B) for m in layers]
     scales = {m.lora.alpha for m in layers}
-    if array_module(x.data).__name__ != "cupy" or not Op.use_tuned or len(scales) > 1 or any(m.unmerged for m in layers):
+    if not is_cupy(x.data) or not Op.use_tuned or len(scales) > 1 or any(m.unmerged for m in layers):
         return NotImplemented
-    arrays = [tuple(None if p is None else p.data for p in layer) for layer in parts]
-    if x.shape[-1:] != parts[0][0].shape[1:] or not fit(x.data, arrays):
+    if any(type(m.linear) is not Linear for m in layers):
+        return NotImplemented
+    parts = [(m.linear.weight, m.linear.bias, m.lora.A, m.lora.B) for m in layers]
+    if not fit(x.data, [tuple(None if p is None else p.data for p in layer) for layer in parts]):
         return NotImplemented
     return unbound(record(ops.lora_linears, x, *scales, *(p for layer in parts for p in layer)))
 
 
-IN_ONE_OP[LinearWithLoRA] = lora_linears
+IN_ONE_OP[LinearWithLoRA] = together
 
 
 class Parts(list[Any]):
-    """Gradients of the parts of an output that have arrived so far, None where none has."""
+    """Gradients of the parts of an output that have arrived so far, None where none has.
+
+    They travel the graph as one gradient does, to a node that stands for no array; `shape` is what the engine compares with
+    the node's.
+    """
 
     shape = ()
 
 
 def unbound(y: Tensor) -> list[Tensor]:
-    """y[.., i, :] for every i."""
+    """y[.., i, :] for every i. They share a graph: two walks, one from each of two parts, need `retain_graph`."""
     parts = [y.data[..., i, :] for i in range(y.shape[-2])]
     if y.node is None:
         return [Tensor(part) for part in parts]
@@ -64,7 +70,7 @@ def joined(shape: tuple[int, ...], parts: Parts) -> Array:
     """(.., k, out) from k gradients (.., out): where they lie if they lie side by side, else copied."""
     some = next(part for part in parts if part is not None)
     xp, size = array_module(some), some.itemsize * shape[-1]
-    if all(part is not None and part.strides == some.strides and part.dtype == some.dtype for part in parts):
+    if all(part is not None and part.strides == some.strides and _owner(part) is _owner(some) for part in parts):
         starts = [_address(part) for part in parts]
         in_line = starts == [starts[0] + i * size for i in range(len(parts))]
         if in_line and some.strides[-1] == some.itemsize and all(s >= size * len(parts) for s in some.strides[:-1]):
@@ -77,4 +83,9 @@ def joined(shape: tuple[int, ...], parts: Parts) -> Array:
 
 
 def _address(x: Array) -> int:
-    return x.data.ptr if hasattr(x.data, "ptr") else x.ctypes.data
+    return x.data.ptr if is_cupy(x) else x.ctypes.data
+
+
+def _owner(x: Array) -> Any:
+    """Whose memory it is: neighbours of different owners are no parts of one array."""
+    return x.data.mem if is_cupy(x) else x if x.base is None else x.base
