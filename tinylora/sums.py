@@ -30,5 +30,5 @@ def adds(vjp: Callable[..., Array]) -> Callable[..., Array]:
 
     The gradient has the shape and dtype of the input, and so has `so_far`, which it must not write into.
     """
-    vjp.adds = True  # type: ignore[attr-defined]
+    vjp.adds = True  # type: ignore[attr-defined]  # functions take attributes; their stubs do not
     return vjp

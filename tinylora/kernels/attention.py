@@ -106,6 +106,11 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0):
         for_each(backward, range(len(groups)))
         return d_q, d_k, d_v
 
+    return y, by_input(gradients)
+
+
+def by_input(gradients):
+    """d_q, d_k and d_v of an op that works out all three at once."""
     shared = once(gradients)
 
     def d_q(g):
@@ -117,7 +122,7 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0):
     def d_v(g):
         return shared(g)[2]
 
-    return y, (d_q, d_k, d_v)
+    return d_q, d_k, d_v
 
 
 def _rows(T: int, S: int, causal: bool, at_most: int) -> Iterator[tuple[slice, int]]:

@@ -16,7 +16,10 @@ from tinylora.tensor import Tensor, record
 
 
 def features_at(model: GPTModel, ids: Tensor, last: Tensor) -> Tensor:
-    """What the head sees at position `last` (B,) of each row of ids (B, T): (B, C). Raises IndexError for no position."""
+    """What the head sees at position `last` (B,) of each row of ids (B, T): (B, C).
+
+    Raises IndexError unless `last` holds a position of each row.
+    """
     known = seen(last.data)
     if last.shape != ids.shape[:1] or (known.size and not (known.min() >= 0 and known.max() < ids.shape[1])):
         raise IndexError(f"features_at: {last.shape} positions, {known.tolist()}, do not fit rows of shape {ids.shape}")

@@ -15,9 +15,9 @@ import numpy as np
 
 from tinylora import ops
 from tinylora.backend import bfloat16, float16, float32
+from tinylora.kernels.attention import by_input
 from tinylora.kernels.cuda.compile import blocks, extra, kernel, or_null, packs, ready
 from tinylora.kernels.cuda.gemm import get_float32_matmul_precision
-from tinylora.op import once
 
 Strides = tuple[int, ...]
 
@@ -58,18 +58,7 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0):
             return found
         return _three(_float32(xp, whole, largest)) if together else [_float32(xp, x, largest) for x in found]
 
-    shared = once(gradients)
-
-    def d_q(g):
-        return shared(g)[0]
-
-    def d_k(g):
-        return shared(g)[1]
-
-    def d_v(g):
-        return shared(g)[2]
-
-    return _float32(xp, y) if high else y, (d_q, d_k, d_v)
+    return _float32(xp, y) if high else y, by_input(gradients)
 
 
 def _whole(xp: Any, q: Any, k: Any, v: Any) -> Any:

@@ -14,9 +14,9 @@ import numpy as np
 
 from tinylora import ops
 from tinylora.backend import float32
+from tinylora.kernels.attention import by_input
 from tinylora.kernels.cuda.compile import NAMES, kernel, mask
 from tinylora.kernels.cuda.gemm import product
-from tinylora.op import once
 
 ROWS = 256  # query rows in a block: keys that are future to all of them are skipped
 SCORES = 2**26  # in a block, about
@@ -72,18 +72,7 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0):
             product(xp, dS, k[heads, keys], out=d_q[heads, rows], alpha=scale)
         return [d.reshape(B, H, -1, D) for d in (d_q, d_k, d_v)]
 
-    shared = once(gradients)
-
-    def d_q(g):
-        return shared(g)[0]
-
-    def d_k(g):
-        return shared(g)[1]
-
-    def d_v(g):
-        return shared(g)[2]
-
-    return y.reshape(B, H, T, D), (d_q, d_k, d_v)
+    return y.reshape(B, H, T, D), by_input(gradients)
 
 
 def _blocks(heads: int, T: int, S: int, causal: bool) -> Iterator[Block]:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from tinylora import ops
+from tinylora.kernels.attention import by_input
 from tinylora.kernels.cuda.compile import NAMES, THREADS, blocks, kernel, mask, or_null, packs, ready
-from tinylora.op import once
 from tinylora.sums import adds
 
 
@@ -60,18 +60,7 @@ def attention_at(xp, q, k, v, last, heads, p=0.0, key=0):
         kernel("last", "attention_at_backward", dtype, **choice)((B * heads,), (THREADS,), arguments)
         return d_q, d_kv[:, :, 0], d_kv[:, :, 1]
 
-    shared = once(gradients)
-
-    def d_q(g):
-        return shared(g)[0]
-
-    def d_k(g):
-        return shared(g)[1]
-
-    def d_v(g):
-        return shared(g)[2]
-
-    return y, (d_q, d_k, d_v, None)
+    return y, (*by_input(gradients), None)
 
 
 def _in_rows(xp: Any, x: Any) -> Any:
