@@ -50,7 +50,7 @@ def _normal(index: Any, shape: tuple[int, ...], x: Tensor) -> tuple[tuple[Any, .
             for array in arrays:
                 known = seen(array)
                 if known.size and not (-shape[axis] <= known.min() and known.max() < shape[axis]):
-                    raise IndexError(f"index out of range for axis {axis} of shape {shape}: {array.min()}..{array.max()}")
+                    raise IndexError(f"index out of range for axis {axis} of shape {shape}: {known.min()}..{known.max()}")
                 basic.append(slice(None))
                 advanced.append(array)
                 axis += 1

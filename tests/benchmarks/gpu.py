@@ -1,7 +1,7 @@
 """tinylora against PyTorch and Hugging Face on one NVIDIA GPU, side by side in one run.
 
     pip install -e '.[bench,cuda13]'
-    python tests/benchmarks/gpu.py                              # everything; about six minutes on an H100
+    python tests/benchmarks/gpu.py                              # everything; about four minutes on an H100
     python tests/benchmarks/gpu.py --only small-bf16 --json one.json
     python tests/benchmarks/gpu.py --only large-bf16 --profile  # then which kernels the step's time goes to
 

@@ -150,7 +150,7 @@ class Matrix(NamedTuple):
     step: int
 
 
-def _matrix(shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype) -> Matrix | None:
+def _matrix(shape: Ints, strides: Ints, dtype: np.dtype) -> Matrix | None:
     """None if neither its rows nor its columns stand in order."""
     (rows, columns), (down, along), size = shape[-2:], strides[-2:], dtype.itemsize
     many = (shape[0], strides[0] // size) if len(shape) == 3 else (1, 0)
