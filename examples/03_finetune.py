@@ -13,10 +13,10 @@ import time
 
 import tinylora
 from tinylora.adapters import LoRAConfig, apply_lora
-from tinylora.data import read_messages, split
-from tinylora.demo import MESSAGES
-from tinylora.folders import load_model, set_classes
-from tinylora.train import TrainConfig, evaluate, train
+from tinylora.app.demo import MESSAGES
+from tinylora.models.folders import load_model, set_classes
+from tinylora.tasks.messages import read_messages, split
+from tinylora.training.loop import TrainConfig, evaluate, train
 
 
 def randomise(model: tinylora.nn.Module) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tinylora import demo, screen
+from tinylora.app import demo, terminal
 
-screen.console = Console(record=True, width=108, highlight=False, soft_wrap=True)
+terminal.console = Console(record=True, width=108, highlight=False, soft_wrap=True)
 demo.run()
-Path(sys.argv[1]).write_text(screen.console.export_svg(title="tinylora"), encoding="utf-8")
+Path(sys.argv[1]).write_text(terminal.console.export_svg(title="tinylora"), encoding="utf-8")

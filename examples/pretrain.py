@@ -17,11 +17,11 @@ import numpy as np
 
 import tinylora as torch
 from tinylora import nn
-from tinylora.folders import load_model, save_model
+from tinylora.models.folders import load_model, save_model
 from tinylora.models.gpt import GPTModel
 from tinylora.nn.utils import clip_grad_norm_
-from tinylora.tokenizer import END
-from tinylora.train import warmup_cosine
+from tinylora.text.tokenizer import END
+from tinylora.training.loop import warmup_cosine
 
 NANO = {
     "vocab_size": 257, "context_length": 512, "emb_dim": 256, "n_heads": 4, "n_layers": 4,

@@ -1,7 +1,7 @@
 """Commands run in this process, and messages for them."""
 
-from tinylora import cli, demo
-from tinylora.data import read_messages
+from tinylora.app import cli, demo
+from tinylora.tasks.messages import read_messages
 
 
 def some_messages(count=60):

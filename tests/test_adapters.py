@@ -13,11 +13,11 @@ from models import moved, state
 import tinylora
 from tinylora import nn
 from tinylora.adapters import LoRAConfig, apply, apply_lora, load_adapter, merge, merge_and_unload, save_adapter, unmerge
-from tinylora.classifier import load_classifier
-from tinylora.folders import save_model, set_classes
 from tinylora.formats import LoadError, safetensors
 from tinylora.lora import LinearWithLoRA, lora_modules
+from tinylora.models.folders import save_model, set_classes
 from tinylora.models.gpt import GPTModel
+from tinylora.runs.folder import load_classifier
 
 TINY = {
     "vocab_size": 11, "context_length": 8, "emb_dim": 8, "n_heads": 2, "n_layers": 2, "drop_rate": 0.0, "qkv_bias": True,

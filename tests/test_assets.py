@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinylora.data import read_messages
-from tinylora.demo import MESSAGES
-from tinylora.folders import NANO, load_model, read_config
+from tinylora.app.demo import MESSAGES
 from tinylora.formats import safetensors
+from tinylora.models.folders import NANO, load_model, read_config
+from tinylora.tasks.messages import read_messages
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("TINYLORA_DATA", ROOT / ".." / "shared" / "data"))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import tinylora
 from tinylora import backend, nn
-from tinylora.meta import MetaArray
+from tinylora.backend.meta import MetaArray
 from tinylora.testing.strategies import broadcastable, shapes
 
 

@@ -13,12 +13,12 @@ import pytest
 from commands import failing, run, some_messages
 
 import tinylora
-from tinylora import cli, demo, screen
-from tinylora import train as training
 from tinylora.adapters import LoRAConfig, apply_lora, save_adapter
-from tinylora.folders import load_model, save_model, set_classes
+from tinylora.app import cli, demo, terminal
 from tinylora.formats import safetensors
+from tinylora.models.folders import load_model, save_model, set_classes
 from tinylora.models.gpt import GPTModel
+from tinylora.training import loop as training
 
 TINY = {
     "vocab_size": 257, "context_length": 48, "emb_dim": 16, "n_heads": 2, "n_layers": 1, "drop_rate": 0.0,
@@ -153,7 +153,7 @@ def test_text_is_shown_as_it_comes(capsys):
         assert capsys.readouterr().out == "one "
         yield "[bold]two :smile:"
 
-    screen.stream(text())
+    terminal.stream(text())
     assert capsys.readouterr().out == "[bold]two :smile:\n"
 
 

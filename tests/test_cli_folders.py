@@ -7,15 +7,15 @@ import pytest
 from commands import failing, run, some_messages
 
 import tinylora
-from tinylora import cli
 from tinylora.adapters import LoRAConfig, apply_lora, load_adapter, save_adapter
 from tinylora.adapters.report import inspect_adapter
-from tinylora.classifier import adapter_file, load_classifier
-from tinylora.folders import is_hugging_face, load_model
+from tinylora.app import cli
 from tinylora.formats import LoadError, safetensors
 from tinylora.lora import lora_modules
+from tinylora.models.folders import is_hugging_face, load_model
 from tinylora.models.gpt import GPTModel
-from tinylora.tokenizer import load_tokenizer
+from tinylora.runs.folder import adapter_file, load_classifier
+from tinylora.text.tokenizer import load_tokenizer
 
 TEXTS = ["Are you coming home for dinner?", "WIN a prize now"]
 PEFT_RUN = {"adapter_config.json", "adapter_model.safetensors", "config.json", "metrics.jsonl"}

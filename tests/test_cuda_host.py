@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 import tinylora
 from tinylora import backend, nn, optim
-from tinylora import functional as F
 from tinylora.kernels.cuda import blocks, compile, gemm, many
 from tinylora.kernels.cuda.live import Slots, fixed, live, recording
 from tinylora.lora import freeze
+from tinylora.torch_api import functional as F
 
 
 class OnTheCard(np.ndarray):

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinylora.data import Message, batches, collate, read_messages, split
-from tinylora.tokenizer import BYTES, END
+from tinylora.tasks.messages import Message, batches, collate, read_messages, split
+from tinylora.text.tokenizer import BYTES, END
 
 DATA = Path(os.environ.get("TINYLORA_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
 SMS = DATA / "sms_spam" / "sms.tsv"

@@ -11,8 +11,8 @@ from hypothesis.extra import numpy as hnp
 
 import tinylora
 from tinylora.adapters import LoRAConfig, apply_lora, merge_and_unload
-from tinylora.folders import load_model, save_model
 from tinylora.formats import safetensors
+from tinylora.models.folders import load_model, save_model
 from tinylora.models.gpt import GPTModel
 from tinylora.testing.strategies import arrays, shapes
 

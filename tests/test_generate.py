@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinylora
-from tinylora.folders import load_model
-from tinylora.generate import generate, generate_batch, pieces
+from tinylora.models.folders import load_model
 from tinylora.models.gpt import GPTModel
-from tinylora.sampling import GREEDY, Sampling
-from tinylora.tokenizer import BYTES, END
+from tinylora.text.generate import generate, generate_batch, pieces
+from tinylora.text.sampling import GREEDY, Sampling
+from tinylora.text.tokenizer import BYTES, END
 
 DATA = Path(os.environ.get("TINYLORA_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
 TRAIN = DATA / "text" / "wikitext-2" / "train.raw.gz"

@@ -11,14 +11,14 @@ from op_table import LARGE, ROWS, Call
 
 import tinylora
 from tinylora import nn, optim
+from tinylora.adapters.variants import DoRA, DropoutLoRA, Int8Linear, NF4Linear, PiSSA, QLoRA
 from tinylora.backend import array_module, is_floating, random_bits
-from tinylora.generate import generate_batch
 from tinylora.lora import LinearWithLoRA, freeze, replace_linear_with_lora
 from tinylora.models.gpt import GPTModel
 from tinylora.op import OPS
-from tinylora.sampling import GREEDY
 from tinylora.sums import sum_to
-from tinylora.variants import DoRA, DropoutLoRA, Int8Linear, NF4Linear, PiSSA, QLoRA
+from tinylora.text.generate import generate_batch
+from tinylora.text.sampling import GREEDY
 
 pytestmark = needs_a_card
 

@@ -7,17 +7,17 @@ import pytest
 from card import apart, cupy, needs_a_card, needs_nvmath
 
 import tinylora
-import tinylora.train as training
+import tinylora.training.loop as training
 from tinylora import adapters, nn, optim
-from tinylora import functional as F
+from tinylora.adapters.variants import DoRA, DropoutLoRA, Int8Linear, LoRAFA, NF4Linear, PiSSA, QLoRA
 from tinylora.backend import bfloat16
-from tinylora.data import Batch, Message
 from tinylora.lora import LinearWithLoRA, freeze, replace_linear_with_lora
 from tinylora.models.gpt import GPTModel
 from tinylora.nn import side_by_side
-from tinylora.recompute import checkpoint_modules
-from tinylora.train import TrainConfig
-from tinylora.variants import DoRA, DropoutLoRA, Int8Linear, LoRAFA, NF4Linear, PiSSA, QLoRA
+from tinylora.tasks.messages import Batch, Message
+from tinylora.torch_api import functional as F
+from tinylora.training.loop import TrainConfig
+from tinylora.training.recompute import checkpoint_modules
 
 pytestmark = needs_a_card
 CFG = {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tinylora import hub
+from tinylora.models import hub
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,9 @@ PACKAGE = Path(__file__).parent.parent / "tinylora"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
-    "meta", "backend", "op", "ops", "sums", "kernels tensor", "promote profile", "einsum", "functional", "shaping",
-    "creation", "indexing", "methods", "formats nn lowrank", "models lora optim testing recompute", "cuda lora_side_by_side",
-    "variants", "adapters data train metrics folders classifier tokenizer hub sampling generate screen demo", "cli",
-    "__main__",
+    "backend", "op", "ops", "sums", "tensor", "kernels", "torch_api", "nn", "optim formats", "lora testing",
+    "lora_side_by_side", "models", "adapters", "text", "tasks", "training", "runs", "app", "__main__",
 ]  # fmt: skip
-TOP = FLOORS[-3]  # applications of the library: these may import each other, if not in a circle
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms.split()}
 READING_PATH = ["op.py", "ops/nn.py", "tensor.py", "nn/module.py", "models/gpt.py", "lora.py"]
 
@@ -53,8 +50,7 @@ def test_imports_go_one_way(path):
     for module in modules_at_import(path):
         parts = module.split(".")
         if parts[0] == "tinylora" and parts[1:] and parts[1] in FLOOR and parts[1] != room:
-            beside = {room, parts[1]} <= set(TOP.split())
-            assert FLOOR[parts[1]] < FLOOR[room] or beside, f"{room} imports {parts[1]}, above or beside it"
+            assert FLOOR[parts[1]] < FLOOR[room], f"{room} imports {parts[1]}, above or beside it"
 
 
 @pytest.mark.parametrize("room", sorted(FLOOR))
@@ -79,9 +75,8 @@ def test_no_file_passes_400_lines(path):
     assert len(path.read_text().splitlines()) <= 400
 
 
-def test_the_reading_path_is_short_and_each_file_names_the_next():
+def test_each_file_of_the_reading_path_names_the_next():
     texts = [(PACKAGE / name).read_text() for name in READING_PATH]
-    assert sum(len(text.splitlines()) for text in texts) <= 1000
     for i, text in enumerate(texts):
         head = ast.get_docstring(ast.parse(text))
         assert f"(Reading path {i + 1} of 6" in head

@@ -13,10 +13,11 @@ import pytest
 import tinylora
 from tinylora import nn, optim
 from tinylora.adapters import LoRAConfig, apply_lora, load_adapter, merge_and_unload, save_adapter
-from tinylora.folders import load_model, set_classes
-from tinylora.formats import LoadError, hf_config, safetensors
-from tinylora.formats import peft as peft_format
+from tinylora.adapters.peft import config as peft_format
+from tinylora.formats import LoadError, safetensors
 from tinylora.lora import lora_modules
+from tinylora.models import hf_config
+from tinylora.models.folders import load_model, set_classes
 from tinylora.models.gpt import GPTModel
 
 torch = pytest.importorskip("torch")

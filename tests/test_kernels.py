@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 import tinylora
-from tinylora import functional as F
 from tinylora import ops, profile
-from tinylora.kernels import adam as adam_of_all
-from tinylora.kernels import attention as blocked
-from tinylora.kernels import blocks, elementwise, linear, products
+from tinylora.kernels.cpu import adam as adam_of_all
+from tinylora.kernels.cpu import attention as blocked
+from tinylora.kernels.cpu import blocks, elementwise, linear, products
 from tinylora.op import Op
 from tinylora.sums import sum_to
+from tinylora.torch_api import functional as F
 
 RNG = np.random.default_rng(0)
 FORWARD = {np.float32: 1e-5, np.float64: 1e-12}

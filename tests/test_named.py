@@ -29,10 +29,10 @@ from tinylora.adapters import (
     unmerge,
     verify_merge,
 )
-from tinylora.folders import set_classes
-from tinylora.generate import generate, generate_batch
 from tinylora.lora import lora_modules
-from tinylora.sampling import GREEDY
+from tinylora.models.folders import set_classes
+from tinylora.text.generate import generate, generate_batch
+from tinylora.text.sampling import GREEDY
 
 CONFIGS = {
     "spam": LoRAConfig(2, 6.0, ("W_query", "ff.layers.0"), ("out_head",), "alpha/r"),

@@ -10,7 +10,7 @@ from op_table import LARGE, ROWS, Call
 
 import tinylora  # registers the tuned versions
 from tinylora import ops
-from tinylora.kernels import attention, blocks, linear, products
+from tinylora.kernels.cpu import attention, blocks, linear, products
 from tinylora.op import OPS, Op, once
 from tinylora.sums import sum_to
 from tinylora.tensor import record

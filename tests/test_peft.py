@@ -20,11 +20,12 @@ from tinylora.adapters import (
     save_adapter,
     set_adapter,
 )
-from tinylora.folders import set_classes
-from tinylora.formats import LoadError, peft, safetensors
+from tinylora.adapters.peft import config as peft
+from tinylora.adapters.variants import DoRA, Int8Linear, NF4Linear, quantize
+from tinylora.formats import LoadError, safetensors
 from tinylora.lora import LinearWithLoRA, lora_modules
+from tinylora.models.folders import set_classes
 from tinylora.models.gpt import GPTModel
-from tinylora.variants import DoRA, Int8Linear, NF4Linear, quantize
 
 TINY = {
     "vocab_size": 11, "context_length": 8, "emb_dim": 8, "n_heads": 2, "n_layers": 2, "drop_rate": 0.0, "qkv_bias": True,

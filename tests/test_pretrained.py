@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 import tinylora
 from tinylora import nn
 from tinylora.adapters import LoRAConfig, apply_lora
-from tinylora.folders import load_model, save_model, set_classes
-from tinylora.formats import LoadError, hf_config, hf_gpt2, safetensors
+from tinylora.formats import LoadError, safetensors
+from tinylora.models import hf_config, hf_gpt2
+from tinylora.models.folders import load_model, save_model, set_classes
 from tinylora.models.gpt import GPTModel
 from tinylora.models.options import configure
 

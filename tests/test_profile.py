@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 import tinylora
-from tinylora import functional as F
 from tinylora import nn, ops, profile, randn
+from tinylora.adapters.variants import Int8Linear
 from tinylora.op import Op
 from tinylora.sums import adds
 from tinylora.tensor import record, watchers
-from tinylora.variants import Int8Linear
+from tinylora.torch_api import functional as F
 
 
 def trained(*shape):

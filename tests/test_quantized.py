@@ -18,12 +18,12 @@ from tinylora.adapters import (
     new_adapter,
     save_adapter,
 )
-from tinylora.folders import load_model
+from tinylora.adapters.variants import Int8Linear, NF4Linear, QLoRA, dequantize, quantize, weight_error
+from tinylora.adapters.variants.nf4 import BLOCK, LEVELS
 from tinylora.lora import LinearWithLoRA, lora_modules
+from tinylora.models.folders import load_model
 from tinylora.models.gpt import GPTModel
 from tinylora.testing import gradcheck
-from tinylora.variants import Int8Linear, NF4Linear, QLoRA, dequantize, quantize, weight_error
-from tinylora.variants.nf4 import BLOCK, LEVELS
 
 KINDS = [Int8Linear, NF4Linear]
 PAPER = [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,

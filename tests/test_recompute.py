@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from models import TINY, ids
 
 import tinylora
-from tinylora import functional as F
 from tinylora import nn, optim, profile
 from tinylora.lora import freeze, replace_linear_with_lora
 from tinylora.models.gpt import GPTModel
-from tinylora.recompute import checkpoint_modules
+from tinylora.torch_api import functional as F
+from tinylora.training.recompute import checkpoint_modules
 
 
 def gpt(**changes):

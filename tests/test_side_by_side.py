@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 import tinylora
 from tinylora import nn, ops
+from tinylora.adapters.variants.dora import DoRA
 from tinylora.lora import LinearWithLoRA
 from tinylora.lora_side_by_side import Parts, joined, unbound
 from tinylora.nn.side_by_side import IN_ONE_OP, side_by_side
 from tinylora.tensor import Tensor, record
-from tinylora.variants.dora import DoRA
 
 
 def layers(count, kind=LinearWithLoRA):

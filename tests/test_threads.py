@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinylora
-from tinylora.kernels import threads
+from tinylora.kernels.cpu import threads
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +116,7 @@ def test_blas_has_one_thread_in_a_piece_and_its_own_number_afterwards():
 def test_a_forked_process_works_on_with_the_threads_it_has_left():
     code = (
         "import os, numpy as np, tinylora\n"
-        "from tinylora.kernels.products import product\n"
+        "from tinylora.kernels.cpu.products import product\n"
         "tinylora.set_num_threads(3)\n"
         "a = np.ones((400, 400), np.float32)\n"
         "assert (product(a, a) == 400).all()\n"
@@ -131,7 +131,7 @@ def test_a_forked_process_works_on_with_the_threads_it_has_left():
 def test_a_thread_that_outlives_the_main_one_works_on_by_itself():
     code = (
         "import threading, time, numpy as np, tinylora\n"
-        "from tinylora.kernels.products import product\n"
+        "from tinylora.kernels.cpu.products import product\n"
         "tinylora.set_num_threads(2)\n"
         "a = np.ones((400, 400), np.float32)\n"
         "def late():\n"

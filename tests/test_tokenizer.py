@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tinylora.formats import LoadError
 from tinylora.models.gpt import GPTModel
-from tinylora.tokenizer import BYTES, END, FolderTokenizer, load_tokenizer
+from tinylora.text.tokenizer import BYTES, END, FolderTokenizer, load_tokenizer
 
 DATA = Path(os.environ.get("TINYLORA_DATA") or Path(__file__).parents[2] / "shared" / "data")
 BPE = DATA / "gpt2_bpe"

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinylora
-from tinylora import cli
-from tinylora import train as training
 from tinylora.adapters import LoRAConfig, apply_lora
-from tinylora.data import Message, batches
-from tinylora.folders import set_classes
-from tinylora.metrics import Metrics
+from tinylora.app import cli
+from tinylora.models.folders import set_classes
 from tinylora.models.gpt import GPTModel
-from tinylora.train import TrainConfig, class_scores, evaluate, predict, train, warmup_cosine
+from tinylora.tasks.messages import Message, batches
+from tinylora.tasks.metrics import Metrics
+from tinylora.training import loop as training
+from tinylora.training.loop import TrainConfig, class_scores, evaluate, predict, train, warmup_cosine
 
 TINY = {
     "vocab_size": 257, "context_length": 16, "emb_dim": 16, "n_heads": 2, "n_layers": 1, "drop_rate": 0.1,

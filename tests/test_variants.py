@@ -23,12 +23,12 @@ from tinylora.adapters import (
     set_adapter,
     verify_merge,
 )
-from tinylora.functional import cross_entropy
+from tinylora.adapters.variants import DoRA, DropoutLoRA, EmbeddingWithLoRA, LoRAFA, PiSSA, lora_plus
 from tinylora.lora import LinearWithLoRA, lora_modules
 from tinylora.models.gpt import GPTModel
 from tinylora.testing import gradcheck
 from tinylora.testing.strategies import lora_sizes
-from tinylora.variants import DoRA, DropoutLoRA, EmbeddingWithLoRA, LoRAFA, PiSSA, lora_plus
+from tinylora.torch_api.functional import cross_entropy
 
 KINDS = [DoRA, LoRAFA, PiSSA]
 

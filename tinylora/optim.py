@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tinylora.backend import Array, array_module, to_device
-from tinylora.kernels.adam import adam
+from tinylora.kernels.cpu.adam import adam
 from tinylora.kernels.cuda import many
 from tinylora.tensor import Tensor
 

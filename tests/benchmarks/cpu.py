@@ -27,7 +27,7 @@ import report
 from rows import ROWS, Plan, scaling
 from workers import in_fresh_process
 
-from tinylora import screen
+from tinylora.app import terminal
 
 TINY = {"layers": 2, "width": 32, "heads": 2, "vocabulary": 100}  # everything runs, and no number means anything
 
@@ -64,7 +64,7 @@ def main() -> None:
     else:
         found = {}
         for name in chosen.only:
-            screen.say(f"measuring {name} ..")
+            terminal.say(f"measuring {name} ..")
             found[name] = ROWS[name](plan)
     about = report.machine(plan.threads)
     if chosen.json:

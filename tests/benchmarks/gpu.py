@@ -30,7 +30,8 @@ from work import Work
 from workers import summary
 
 import tinylora
-from tinylora import backend, optim, screen
+from tinylora import backend, optim
+from tinylora.app import terminal
 
 Step = Callable[[], float]
 LARGE, SMALL = {"batch": 16, "length": 1024}, {"batch": 8, "length": 128}
@@ -160,7 +161,7 @@ def main() -> None:
         library.set_float32_matmul_precision("high")
     found = {}
     for name in chosen.only:
-        screen.say(f"measuring {name} ..")
+        terminal.say(f"measuring {name} ..")
         found[name] = ROWS[name](chosen.steps, chosen.profile)
     about = {
         "card": torch.cuda.get_device_name(),

@@ -13,13 +13,13 @@ import numpy as np
 from work import Work
 
 import tinylora
-from tinylora import functional as F
 from tinylora import lora, nn, optim
-from tinylora.data import Batch
-from tinylora.generate import generate as continuation
 from tinylora.models.gpt import GPTModel
-from tinylora.sampling import GREEDY
-from tinylora.train import class_scores
+from tinylora.tasks.messages import Batch
+from tinylora.text.generate import generate as continuation
+from tinylora.text.sampling import GREEDY
+from tinylora.torch_api import functional as F
+from tinylora.training.loop import class_scores
 
 
 def classifier(work: Work) -> GPTModel:
@@ -40,7 +40,7 @@ def batch_of(work: Work) -> Batch:
 
 
 def loss_of(model: GPTModel, batch: Batch, every_position: bool = False) -> tinylora.Tensor:
-    """The loss at each row's last token, as `tinylora.train` computes it: its last block skips the other positions.
+    """The loss at each row's last token, as `tinylora.training.loop` computes it: its last block skips the other positions.
 
     With `every_position`, the model computes them all, as the lecture's does.
     """

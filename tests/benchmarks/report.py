@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tinylora import screen
+from tinylora.app import terminal
 
 SMALL = 0.001  # share of a step below which a product gets no line of its own
 OURS = "tinylora"
@@ -91,7 +91,7 @@ def show(rows: list[Row], about: dict[str, Any], markdown: bool) -> None:
     bars = [[row.title, *bar.cells()] for row in rows for bar in row.bars]
     if bars:
         table(["work", "must reach", "reached", "holds"], bars, markdown)
-    screen.say(", ".join(f"{name} {value}" for name, value in about.items()))
+    terminal.say(", ".join(f"{name} {value}" for name, value in about.items()))
 
 
 def show_scaling(rows: list[Row], about: dict[str, Any], markdown: bool) -> None:
@@ -102,7 +102,7 @@ def show_scaling(rows: list[Row], about: dict[str, Any], markdown: bool) -> None
         medians, peaks = ([row.contenders[name][key] for name in names] for key in ("median", "peak"))
         lines.append([row.title, *map(seconds, medians), f"{medians[1] / medians[0]:.2f} × as fast", *map(size, peaks)])
     table(["size", *names, f"{OURS} is", *(f"peak memory, {name}" for name in names)], lines, markdown)
-    screen.say(", ".join(f"{name} {value}" for name, value in about.items()))
+    terminal.say(", ".join(f"{name} {value}" for name, value in about.items()))
 
 
 def _measured(rows: list[Row]) -> list[list[str]]:
@@ -155,7 +155,7 @@ def table(columns: list[str], rows: list[list[str]], markdown: bool) -> None:
     """For people on a terminal, or as Markdown for a document."""
     if markdown:
         lines = [columns, ["---"] + ["---:"] * (len(columns) - 1), *rows]
-        screen.say("\n".join("| " + " | ".join(line) + " |" for line in lines))
+        terminal.say("\n".join("| " + " | ".join(line) + " |" for line in lines))
     else:
-        screen.table(columns, rows)
-    screen.say()
+        terminal.table(columns, rows)
+    terminal.say()

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from tinylora import nn
 from tinylora.adapters.config import VARIANTS, LoRAConfig
+from tinylora.adapters.variants import DropoutLoRA, EmbeddingWithLoRA, QLoRA, QuantizedLinear
 from tinylora.lora import LinearWithLoRA, freeze, lora_modules
-from tinylora.variants import DropoutLoRA, EmbeddingWithLoRA, QLoRA, QuantizedLinear
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def apply_lora(model: nn.Module, config: LoRAConfig) -> Plan:
 
     Everything is resolved before anything is changed, and if a layer cannot be wrapped the model is put back as it was.
 
-    >>> from tinylora.folders import load_model
+    >>> from tinylora.models.folders import load_model
     >>> apply_lora(load_model("nano"), LoRAConfig(rank=8, targets=("W_query", "W_value"))).added
     32768
     """

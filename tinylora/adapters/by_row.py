@@ -11,9 +11,9 @@ import numpy as np
 
 from tinylora import nn
 from tinylora.adapters.named import Place, Things, checked, put, things_of
-from tinylora.creation import tensor
-from tinylora.shaping import cat
 from tinylora.tensor import Tensor
+from tinylora.torch_api.creation import tensor
+from tinylora.torch_api.shaping import cat
 
 
 class ByRow(nn.Module):
@@ -45,7 +45,7 @@ def adapters_by_row(model: nn.Module, names: Sequence[str | None]) -> Iterator[N
 
     >>> from tinylora import tensor
     >>> from tinylora.adapters import LoRAConfig, apply_lora, new_adapter
-    >>> from tinylora.folders import load_model
+    >>> from tinylora.models.folders import load_model
     >>> model = load_model("nano")
     >>> with new_adapter(model, "spam"):
     ...     plan = apply_lora(model, LoRAConfig(rank=4))

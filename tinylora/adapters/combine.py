@@ -8,9 +8,9 @@ from typing import Any
 
 from tinylora import nn
 from tinylora.adapters.named import Place, checked, new_adapter, things_of
+from tinylora.adapters.variants import DropoutLoRA
 from tinylora.lora import LinearWithLoRA
-from tinylora.shaping import cat
-from tinylora.variants import DropoutLoRA
+from tinylora.torch_api.shaping import cat
 
 
 def combine_adapters(model: nn.Module, name: str, weights: Mapping[str, float]) -> None:
@@ -21,7 +21,7 @@ def combine_adapters(model: nn.Module, name: str, weights: Mapping[str, float]) 
     Arithmetic". Raises ValueError for what has no such sum, such as heads of different shapes.
 
     >>> from tinylora.adapters import LoRAConfig, apply_lora
-    >>> from tinylora.folders import load_model
+    >>> from tinylora.models.folders import load_model
     >>> model = load_model("nano")
     >>> for one, rank in (("spam", 4), ("tone", 2)):
     ...     with new_adapter(model, one):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from tinylora.adapters.variants import DoRA, LoRAFA, PiSSA
 from tinylora.lora import LinearWithLoRA
-from tinylora.variants import DoRA, LoRAFA, PiSSA
 
 SCALES = {
     "alpha": lambda alpha, r: alpha,  # the lecture

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinylora.adapters.from_peft import is_peft, read_peft
+from tinylora.adapters.peft import config as peft
+from tinylora.adapters.peft.load import is_peft, read_peft
 from tinylora.adapters.store import read_adapter
-from tinylora.formats import LoadError, peft
-from tinylora.lowrank import spectrum
+from tinylora.formats import LoadError
+from tinylora.lora import spectrum
 from tinylora.tensor import Tensor
 
 

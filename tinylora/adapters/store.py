@@ -18,8 +18,8 @@ import numpy as np
 from tinylora import nn
 from tinylora.adapters.apply import apply_lora, below, resolve, unwrap
 from tinylora.adapters.config import LoRAConfig, variant_of
-from tinylora.adapters.from_peft import is_peft, put_peft, read_peft
-from tinylora.adapters.to_peft import save_peft
+from tinylora.adapters.peft.load import is_peft, put_peft, read_peft
+from tinylora.adapters.peft.save import save_peft
 from tinylora.backend import to_device
 from tinylora.formats import LoadError, safetensors
 from tinylora.lora import lora_modules

@@ -10,11 +10,11 @@ import math
 from collections.abc import Sequence
 from types import ModuleType
 
-from tinylora import functional as F
 from tinylora import ops
 from tinylora.backend import Array, array_module
 from tinylora.models.gpt import GPTModel, MultiHeadAttention
 from tinylora.tensor import Tensor, no_grad, record
+from tinylora.torch_api import functional as F
 
 
 class Cache:
@@ -25,7 +25,7 @@ class Cache:
     from behind them.
 
     >>> from tinylora import tensor
-    >>> from tinylora.folders import load_model
+    >>> from tinylora.models.folders import load_model
     >>> model = load_model("nano")
     >>> cache = Cache(model)
     >>> features(model, tensor([[72, 101, 108]]), cache).shape, features(model, tensor([[108]]), cache).shape, cache.length

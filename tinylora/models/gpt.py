@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinylora import functional as F
 from tinylora import nn
-from tinylora.creation import arange, ones, zeros
 from tinylora.models.presets import GPT2_SMALL, PRESETS
 from tinylora.models.pretrained import Pretrained
 from tinylora.nn.side_by_side import side_by_side
 from tinylora.tensor import Tensor
+from tinylora.torch_api import functional as F
+from tinylora.torch_api.creation import arange, ones, zeros
 
 
 class LayerNorm(nn.Module):

@@ -8,7 +8,7 @@ import numpy as np
 
 from tinylora import nn
 from tinylora.backend import to_device
-from tinylora.formats import hf_gpt2
+from tinylora.models import hf_gpt2
 
 LEAVES = {"scale": "weight", "shift": "bias"}  # a layer norm's parameters there; the others have the same names
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from tinylora import nn
 from tinylora.backend import default_device, device, to_device
-from tinylora.formats import LoadError, hf_config, hf_gpt2, safetensors, shards, strict_json
+from tinylora.formats import LoadError, safetensors, shards, strict_json
+from tinylora.models import hf_config, hf_gpt2
 from tinylora.models.layout import head_of, layers
 from tinylora.models.options import configure
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from tinylora import functional as F
 from tinylora.backend import float32, random
-from tinylora.creation import ones, randn, zeros
 from tinylora.nn.module import Module, Parameter
 from tinylora.tensor import Tensor
+from tinylora.torch_api import functional as F
+from tinylora.torch_api.creation import ones, randn, zeros
 
 
 def _uniform(*shape: int, bound: float, device: Any, dtype: Any) -> Parameter:

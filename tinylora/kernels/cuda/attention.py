@@ -15,7 +15,7 @@ import numpy as np
 
 from tinylora import ops
 from tinylora.backend import bfloat16, float16, float32
-from tinylora.kernels.attention import by_input
+from tinylora.kernels.cpu.attention import by_input
 from tinylora.kernels.cuda.compile import blocks, extra, kernel, or_null, packs, ready
 from tinylora.kernels.cuda.gemm import get_float32_matmul_precision
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from tinylora import ops
 from tinylora.backend import float32
-from tinylora.kernels.attention import by_input
+from tinylora.kernels.cpu.attention import by_input
 from tinylora.kernels.cuda.compile import NAMES, kernel, mask
 from tinylora.kernels.cuda.gemm import product
 

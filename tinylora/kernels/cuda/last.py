@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tinylora import ops
-from tinylora.kernels.attention import by_input
+from tinylora.kernels.cpu.attention import by_input
 from tinylora.kernels.cuda.compile import NAMES, THREADS, blocks, kernel, mask, or_null, packs, ready
 from tinylora.sums import adds
 

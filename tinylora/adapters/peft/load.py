@@ -1,0 +1,180 @@
+"""PEFT's adapters onto a GPTModel. What their files say is read in formats/peft.py.
+
+The one difference in structure: there query, key and value are one layer, c_attn, with one A and one B; here they are three.
+They share the one A, as one parameter, and each has its third of B, so that values, gradients and steps are PEFT's.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from tinylora import nn
+from tinylora.adapters.apply import wrap
+from tinylora.adapters.config import LoRAConfig
+from tinylora.adapters.peft import config as peft
+from tinylora.backend import to_device
+from tinylora.formats import LoadError, safetensors
+from tinylora.lora import LinearWithLoRA, freeze, lora_modules
+from tinylora.models import hf_gpt2
+from tinylora.models.gpt import GPTModel
+from tinylora.models.layout import Layer, head_of, layers
+from tinylora.tensor import Tensor
+
+MAGNITUDE = "lora_magnitude_vector"
+Arrays = dict[str, np.ndarray]
+
+
+def is_peft(path: str | Path) -> bool:
+    """Is this the folder of an adapter as PEFT writes it?"""
+    return (Path(path) / peft.CONFIG).is_file()
+
+
+class PeftAdapter(NamedTuple):
+    """What a folder holds: the configuration, the arrays by their names there, and what tinylora noted if it wrote them."""
+
+    folder: Path
+    config: peft.PeftConfig
+    arrays: Arrays
+    about: dict[str, Any]
+
+
+def read_peft(folder: str | Path) -> PeftAdapter:
+    """The adapter in a folder as PEFT writes it. Raises LoadError that names what cannot be honoured."""
+    config, path = peft.read_config(Path(folder)), Path(folder) / peft.WEIGHTS
+    if not path.is_file():
+        for other in sorted(Path(folder).iterdir()):
+            safetensors.refuse_pickle(other)
+    file = safetensors.Mapped(path)
+    if odd := [name for name in file.entries if not name.startswith(peft.PREFIX)]:
+        raise LoadError(f"{path}: the name {odd[0]} does not begin with {peft.PREFIX}")
+    arrays = {name.removeprefix(peft.PREFIX): file.floats(name) for name in file.entries}
+    try:
+        about = json.loads(file.metadata.get("tinylora", "{}"))
+        train = about.get("train", [])
+        if not all(isinstance(name, str) for name in train):
+            raise ValueError("train must be a list of names")
+    except (ValueError, AttributeError, TypeError) as error:
+        raise LoadError(f"{path}: its metadata is not tinylora's ({error})") from None
+    return PeftAdapter(Path(folder), config, arrays, about)
+
+
+def put_peft(model: GPTModel, adapter: PeftAdapter, lora_only: bool = False) -> LoRAConfig:
+    """Put an adapter onto its base; its LoRAConfig. See `store.load_adapter`."""
+    if wrapped := [path for path, _ in lora_modules(model)]:
+        raise ValueError(f"LoRA is applied already, to {wrapped[0]} and {len(wrapped) - 1} more: load onto the base alone")
+    folder, config, arrays, _ = adapter
+    prefix = "" if any(name.startswith(("h.", "wte.", "wpe.", "ln_f.")) for name in arrays) else "transformer."
+    found = layers(model, head_of(model), prefix)
+    if lora_only:
+        arrays = {name: a for name, a in arrays.items() if peft.LORA.fullmatch(name) and not name.startswith("score.")}
+    try:
+        chosen = config.targets(peft.modules_of(len(model.trf_blocks), head_of(model), prefix))
+    except LoadError as error:
+        raise LoadError(f"{folder / peft.CONFIG}: {error}") from None
+    whole = [] if lora_only else [name for name in found if config.saves(name)]
+    _check(folder / peft.WEIGHTS, config, arrays, found, chosen, whole)
+
+    wrappers = {path: w for name in chosen for path, w in _wrapped(config, found[name], arrays).items()}
+    replaced = _replaced(arrays, found)
+    freeze(model)
+    for path, wrapper in wrappers.items():
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, wrapper.train(model.training))
+    for owner, name, parameter in replaced:
+        setattr(owner, name, parameter)
+    scaling = "rslora" if config.use_rslora else "alpha/r"
+    train = tuple(path for name in whole for path in found[name].paths)
+    targets = tuple(wrappers)
+    variant = "dora" if config.use_dora else "lora"
+    return LoRAConfig(config.r, config.lora_alpha, targets, train, scaling, "peft", config.lora_dropout, variant)
+
+
+def _names(name: str, embedding: bool) -> tuple[str, str]:
+    """What A and B of a layer are called."""
+    a, b = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A.weight", "lora_B.weight")
+    return f"{name}.{a}", f"{name}.{b}"
+
+
+def _check(
+    path: Path, config: peft.PeftConfig, arrays: Arrays, found: dict[str, Layer], chosen: list[str], whole: list[str]
+) -> None:
+    """Raise LoadError that lists what is missing, unexpected or mis-shaped. Copies of the base that equal it are dropped."""
+    expected: dict[str, tuple[int, ...]] = {}
+    for name in chosen:
+        layer, rank = found[name], config.rank(name)
+        embedding = isinstance(layer.owners[0], nn.Embedding)
+        wide = layer.owners[0].weight.shape[0 if embedding else 1]
+        tall = layer.owners[0].weight.shape[1] if embedding else sum(owner.weight.shape[0] for owner in layer.owners)
+        expected |= dict(zip(_names(name, embedding), ((rank, wide), (tall, rank)), strict=True))
+        if config.use_dora:
+            if embedding:
+                raise LoadError(f"{path.with_name(peft.CONFIG)}: use_dora on an embedding, {name}, is not known here")
+            expected[f"{name}.{MAGNITUDE}"] = (tall,)
+    expected |= {f"{name}.{leaf}": found[name].shape(leaf) for name in whole for leaf in found[name].parameters()}
+    for key in [key for key in arrays if key not in expected]:
+        name, _, leaf = key.replace(".base_layer.", ".").rpartition(".")
+        if name in found and leaf in found[name].parameters():
+            if leaf == "bias" and (config.bias == "all" or (config.bias == "lora_only" and name in chosen)):
+                expected[key] = found[name].shape(leaf)
+            elif np.array_equal(arrays[key], found[name].stored(leaf)):
+                del arrays[key]  # PEFT stores embeddings that it adapts, unchanged
+    faults = [f"missing: {key}" for key in expected.keys() - arrays.keys()]
+    faults += [f"unexpected: {key}" for key in arrays.keys() - expected.keys()]
+    for key in sorted(expected.keys() & arrays.keys()):
+        if arrays[key].shape != expected[key]:
+            faults.append(f"{key}: expected {expected[key]}, got {arrays[key].shape}")
+    if faults:
+        raise LoadError(f"{path}: does not fit the model:\n  " + "\n  ".join(sorted(faults)))
+
+
+def _wrapped(config: peft.PeftConfig, layer: Layer, arrays: Arrays) -> dict[str, LinearWithLoRA]:
+    """A layer's modules in their LoRA: all with the same A, each with its part of B."""
+    embedding = isinstance(layer.owners[0], nn.Embedding)
+    a, b = (arrays[name] for name in _names(layer.name, embedding))
+    variant = "dora" if config.use_dora else "lora"
+    made = LoRAConfig(config.rank(layer.name), config.scale(layer.name), dropout=config.lora_dropout, variant=variant)
+    count, shared = len(layer.owners), _factor(a.T, layer.owners[0])
+    magnitudes = np.split(arrays[f"{layer.name}.{MAGNITUDE}"], count) if config.use_dora else [None] * count
+    found: dict[str, LinearWithLoRA] = {}
+    for path, owner, part, magnitude in zip(layer.paths, layer.owners, np.split(b, count), magnitudes, strict=True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the rank was chosen when it was trained
+            found[path] = wrapped = wrap(cast(nn.Linear, owner), made)
+        wrapped.lora.A, wrapped.lora.B = shared, _factor(part.T, owner)
+        if magnitude is not None:
+            wrapped.lora.magnitude = _factor(magnitude, owner)
+    return found
+
+
+def _replaced(arrays: Arrays, found: dict[str, Layer]) -> list[tuple[nn.Module, str, nn.Parameter]]:
+    """Owner, name and new value of every parameter of the base that the adapter replaces: saved modules, and biases."""
+    replaced = []
+    for key in arrays:
+        name, _, leaf = key.replace(".base_layer.", ".").rpartition(".")
+        if not peft.LORA.fullmatch(key):
+            parameters = found[name].parameters()[leaf]
+            parts = hf_gpt2.split(arrays[key], name, len(parameters))
+            for owner, old, part in zip(found[name].owners, parameters, parts, strict=True):
+                attribute = next(n for n, p in owner._parameters.items() if p is old)
+                replaced.append((owner, attribute, _parameter(part, owner)))
+    return replaced
+
+
+def _factor(array: np.ndarray, beside: nn.Module) -> nn.Parameter:
+    """A, B or a magnitude: as `_parameter`, but in float32 where the base has fewer bits, as everything that is trained."""
+    found = _parameter(array, beside)
+    if found.dtype.itemsize < 4:
+        found.data = to_device(np.ascontiguousarray(array), found.device)
+    return found
+
+
+def _parameter(array: np.ndarray, beside: nn.Module) -> nn.Parameter:
+    """A parameter that is trained, on the device and in the dtype of those of `beside`."""
+    like = next((p for p in beside._parameters.values() if p is not None), None)
+    like = beside.weight if like is None else like  # a quantised layer may have no parameter
+    return nn.Parameter(Tensor(to_device(np.ascontiguousarray(array).astype(like.dtype, copy=False), like.device)))

@@ -1,0 +1,50 @@
+"""DoRA: length and direction apart."""
+
+from __future__ import annotations
+
+from tinylora import nn
+from tinylora.backend import Array, array_module
+from tinylora.lora import LinearWithLoRA
+from tinylora.tensor import Tensor
+from tinylora.torch_api import functional as F
+
+
+class DoRA(LinearWithLoRA):
+    """y = m / ‖V‖ ∘ (x Vᵀ) + b,  V = W + ΔW,  ‖V‖ the length of each of its rows, that is of each output's weights.
+
+    The magnitude m (out,) is trained beside A and B, and starts as ‖W‖: at first nothing changes. Liu et al. 2024, "DoRA:
+    Weight-Decomposed Low-Rank Adaptation", equation 5; ‖V‖ is a constant to the gradient (section 4.3):
+
+    dL/dm = Σ g ∘ (x Vᵀ) / ‖V‖      dL/dV = (m / ‖V‖ ∘ g)ᵀ x
+
+    >>> from tinylora import nn, randn
+    >>> layer = DoRA(nn.Linear(6, 4), rank=2, alpha=4.0)
+    >>> [name for name, _ in layer.lora.named_parameters()]
+    ['A', 'B', 'magnitude']
+    """
+
+    def __init__(self, linear: nn.Linear, rank: int, alpha: float) -> None:
+        super().__init__(linear, rank, alpha)
+        self.lora.magnitude = nn.Parameter(Tensor(_lengths(linear.weight.data)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.unmerged:
+            return super().forward(x)
+        lora, bias = self.lora, self.linear.bias
+        y = F.lora_linear(x, self.linear.weight, None, lora.A, lora.B, lora.alpha)
+        y = (y * (lora.magnitude / self.lengths())).to(y.dtype)  # m is float32 where the base is bfloat16
+        return y if bias is None else y + bias
+
+    def lengths(self) -> Tensor:
+        """‖V‖, (out,), as a constant."""
+        return Tensor(_lengths(super().changed()))
+
+    def changed(self) -> Array:
+        V = super().changed()
+        return V * (self.lora.magnitude.data / _lengths(V))[:, None]
+
+
+def _lengths(weight: Array) -> Array:
+    """Of the rows of (out, in); a row of zeros counts as 1, for it has no direction."""
+    length = array_module(weight).sqrt((weight * weight).sum(axis=1))
+    return length + (length == 0)

@@ -1,0 +1,34 @@
+"""LoRA with dropout on its own input."""
+
+from __future__ import annotations
+
+from tinylora import nn
+from tinylora.lora import LinearWithLoRA
+from tinylora.tensor import Tensor
+from tinylora.torch_api.promote import follow
+
+
+class DropoutLoRA(LinearWithLoRA):
+    """y = x Wᵀ + b + s (m ∘ x) A B,  m the mask of a dropout with probability p: what the base sees is never dropped.
+
+    PEFT's `lora_dropout`. In evaluation, plain LoRA.
+
+    >>> from tinylora import nn, randn
+    >>> layer = DropoutLoRA(nn.Linear(6, 4), rank=2, alpha=4.0, p=0.1)
+    >>> layer(randn(3, 6)).shape
+    (3, 4)
+    """
+
+    def __init__(self, linear: nn.Linear, rank: int, alpha: float, p: float) -> None:
+        super().__init__(linear, rank, alpha)
+        self.dropout = nn.Dropout(p)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.unmerged or not self.training or not self.dropout.p:
+            return super().forward(x)
+        return self.linear(x) + self.side(x)
+
+    def side(self, x: Tensor) -> Tensor:
+        """s (m ∘ x) A B, in bfloat16 where x is: A and B stay float32."""
+        (dropped,) = follow(self.lora.A, self.dropout(x))
+        return follow(x, self.lora(dropped))[0]

@@ -1,0 +1,102 @@
+"""Random numbers: a generator for weights, and keys for dropout masks that are the same on every device."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from tinylora.backend.arrays import Array, default_device, device, float32, float64, to_device
+from tinylora.backend.meta import MetaArray
+
+
+class _Random:
+    """The state behind `manual_seed`: a generator for weights and a counter for dropout keys."""
+
+    def __init__(self, seed: int | None) -> None:
+        self.weights = np.random.Generator(np.random.SFC64(seed))
+        self.dropout = np.random.Generator(np.random.SFC64(seed))
+
+
+_random = _Random(None)
+
+
+def manual_seed(seed: int) -> None:
+    """Fix every random number that follows. Weights are drawn on the CPU: one seed, one model, any device."""
+    global _random
+    _random = _Random(int(seed) % 2**64)
+
+
+def random(
+    kind: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    where: str | device | None = None,
+    low: float = 0.0,
+    high: float = 1.0,
+) -> Array:
+    """Random numbers of `kind` "normal" (mean 0, variance 1) or "uniform" (in [low, high))."""
+    there = device(where) if where is not None else default_device()
+    if there == "meta":
+        return MetaArray(shape, dtype)
+    draw: Any = _random.weights.standard_normal if kind == "normal" else _random.weights.random
+    wide = draw(shape, dtype=dtype if dtype in (float32, float64) else float32)
+    if kind == "uniform" and (low, high) != (0.0, 1.0):
+        wide *= high - low  # in place: a head of GPT-2 is 154 MB
+        wide += low
+    return to_device(wide.astype(dtype, copy=False), there)
+
+
+def random_integers(low: int, high: int, shape: tuple[int, ...], where: str | device | None = None) -> Array:
+    """Integers drawn evenly from [low, high)."""
+    there = device(where) if where is not None else default_device()
+    return to_device(_random.weights.integers(low, high, shape), there)
+
+
+def next_key() -> Any:
+    """A fresh 64-bit key for one dropout mask: from the seed, or from the source that `keys_from` put in its place."""
+    if not _sources:
+        return int(_random.dropout.integers(2**63))
+    source = _sources.pop()  # a source that asks for a key itself gets one from the source around it
+    try:
+        return source()
+    finally:
+        _sources.append(source)
+
+
+_sources: list[Callable[[], Any]] = []
+
+
+@contextlib.contextmanager
+def keys_from(source: Callable[[], Any]) -> Iterator[None]:
+    """Inside this block dropout's keys are what `source()` returns: keys noted before, or places on the GPU."""
+    _sources.append(source)
+    try:
+        yield
+    finally:
+        _sources.pop()
+
+
+def random_bits(xp: ModuleType, shape: tuple[int, ...], key: Any) -> Array:
+    """64 random bits per element, a pure function of `key` and position, equal on every device."""
+    return mix(xp.arange(math.prod(shape), dtype=np.uint64), key).reshape(shape)
+
+
+def mix(positions: Array, key: Any) -> Array:
+    """The random bits of `key` at the given uint64 positions, so that any part of a mask can be drawn by itself.
+
+    SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014):
+    z = mix(key + (i + 1) · golden) for position i.
+    """
+    z = (positions + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    z += key if hasattr(key, "dtype") else np.uint64(key)
+    z ^= z >> np.uint64(30)
+    z *= np.uint64(0xBF58476D1CE4E5B9)
+    z ^= z >> np.uint64(27)
+    z *= np.uint64(0x94D049BB133111EB)
+    z ^= z >> np.uint64(31)
+    return z

@@ -1,0 +1,92 @@
+"""Text from a GPT, one token at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+import numpy as np
+
+from tinylora.models.cache import Cache, features
+from tinylora.models.gpt import GPTModel
+from tinylora.tensor import no_grad
+from tinylora.text.sampling import Sampling
+from tinylora.torch_api.creation import tensor
+
+
+def generate(
+    model: GPTModel,
+    prompt: Sequence[int],
+    count: int,
+    sampling: Sampling = Sampling(),
+    stop: Collection[int] = (),
+    seed: int | None = None,
+) -> Iterator[int]:
+    """Yield up to `count` tokens that continue `prompt`, and end before the first that is in `stop`.
+
+    What no longer fits the context is forgotten from the front; from there on every token costs the whole context, since
+    all positions move. Puts the model into evaluation mode. Raises ValueError for an empty prompt.
+
+    >>> from tinylora.models.folders import load_model
+    >>> from tinylora.text.sampling import GREEDY
+    >>> bytes(generate(load_model("nano"), b"The Fren", 2, GREEDY))
+    b'ch'
+    """
+    for (token,) in generate_batch(model, [prompt], count, sampling, stop, seed):
+        if token is not None:
+            yield token
+
+
+def generate_batch(
+    model: GPTModel,
+    prompts: Sequence[Sequence[int]],
+    count: int,
+    sampling: Sampling = Sampling(),
+    stop: Collection[int] = (),
+    seed: int | None = None,
+) -> Iterator[list[int | None]]:
+    """Continue several prompts at once: yield the next token of each, None for one that met its `stop`.
+
+    Prompts of different lengths are padded on the left, and nothing sees the padding. What is drawn for a text depends on
+    the seed and its place among the prompts, and not on the other prompts.
+    """
+    if not all(prompts):
+        raise ValueError("generate needs a prompt of at least one token")
+    model.eval()
+    context, width = model.cfg["context_length"], max(map(len, prompts))
+    padding = [width - len(prompt) for prompt in prompts]
+    rows = [[0] * pad + list(prompt) for pad, prompt in zip(padding, prompts, strict=True)]
+    rngs = np.random.default_rng(seed).spawn(len(rows))
+    running = [True] * len(rows)
+    cache = Cache(model, padding, min(width + count, context))
+    for step in range(count):
+        start = cache.length
+        if (length := width + step) > context:  # every position moves: nothing that is kept holds any more
+            start = length - context
+            cache = Cache(model, [max(pad - start, 0) for pad in padding])
+        with no_grad():
+            last = features(model, tensor([row[start:] for row in rows], device=model.tok_emb.weight.device), cache)[:, -1]
+            scores = model.out_head(last).double().cpu().numpy()  # (B, vocabulary)
+        for i, row in enumerate(rows):
+            row.append(sampling.draw(scores[i], row[padding[i] :], rngs[i]) if running[i] else 0)
+            running[i] &= row[-1] not in stop
+        if not any(running):
+            return
+        yield [row[-1] if on else None for row, on in zip(rows, running, strict=True)]
+
+
+def pieces(tokens: Iterable[int], decode: Callable[[list[int]], str]) -> Iterator[str]:
+    """The text of tokens as they come, each piece as soon as its last character is whole.
+
+    >>> list(pieces([72, 195, 164, 33], lambda ids: bytes(ids).decode(errors="replace")))
+    ['H', 'ä', '!']
+    """
+    known: list[int] = []
+    said = text = ""
+    for token in tokens:
+        known.append(token)
+        text = decode(known)
+        if len(text) > len(said) and not text.endswith("\ufffd"):  # what stands for a broken character
+            yield text[len(said) :]
+            said = text
+    if len(text) > len(said):
+        yield text[len(said) :]

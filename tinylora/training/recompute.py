@@ -1,0 +1,103 @@
+"""Activation checkpointing: keep what goes into a part of the model, and compute the rest again on the way back.
+
+A block of a GPT keeps some sixteen arrays of its input's size for the backward pass. Recomputed, it keeps the input alone,
+and a step costs one more forward pass. Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from tinylora.backend import Array, array_module, keys_from, next_key
+from tinylora.nn import Module
+from tinylora.op import once
+from tinylora.tensor import Node, Tensor, _mode, grad_enabled, no_grad, watchers
+
+
+def checkpoint(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """function(*inputs), of which the inputs alone are kept: backward calls the function again.
+
+    Parameters that the function uses get their gradients whether or not an input requires one, and dropout draws the same
+    masks the second time. The function has to do the same both times, and return one Tensor: TypeError otherwise.
+
+    >>> import tinylora
+    >>> w = tinylora.ones(3, requires_grad=True)
+    >>> tinylora.checkpoint(lambda x: (x * w).tanh(), tinylora.zeros(3)).sum().backward()
+    >>> w.grad
+    tensor([0., 0., 0.])
+    """
+    keys: list[Any] = []
+    trained: list[bool] = []
+
+    def noted_key() -> Any:
+        keys.append(next_key())
+        return keys[-1]
+
+    with no_grad(), keys_from(noted_key), _noticing_nodes(trained):
+        out = function(*inputs)
+    if not isinstance(out, Tensor):
+        raise TypeError(f"checkpoint: the function has to return one Tensor, not {type(out).__name__}")
+    if not grad_enabled() or not trained:
+        return out
+
+    def gradients(g: Array) -> list[Array]:
+        """Of the inputs. Those of the parameters inside are added to their .grad on the way."""
+        again = [Tensor(x.data, requires_grad=x.requires_grad) if isinstance(x, Tensor) else x for x in inputs]
+        with _grad_enabled(), keys_from(functools.partial(next, iter(keys))):
+            function(*again).backward(Tensor(g))
+        return [getattr(getattr(x, "grad", None), "data", None) for x in again]
+
+    recomputed = once(gradients)
+    edges = [(x.node, _vjp(recomputed, i, x)) for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.node is not None]
+    if not edges:  # of frozen inputs: one edge to nowhere, so that the walk comes by
+        edges = [(Node((), ()), lambda g: (recomputed(g), array_module(g).zeros((), g.dtype))[1])]
+    return Tensor(out.data, node=Node(out.shape, tuple(edges)))
+
+
+def checkpoint_modules(modules: Iterable[Module]) -> None:
+    """From now on each of these modules computes its inside again on the way back.
+
+    >>> from tinylora.models.folders import load_model
+    >>> checkpoint_modules(load_model("nano").trf_blocks)
+    """
+    for module in modules:
+        module.forward = functools.partial(checkpoint, module.forward)  # type: ignore[method-assign]  # of this module alone
+
+
+def _vjp(recomputed: Callable[[Array], list[Array]], i: int, x: Tensor) -> Callable[[Array], Array]:
+    shape, dtype = x.shape, x.dtype
+
+    def d_input(g: Array) -> Array:
+        d = recomputed(g)[i]
+        return array_module(g).zeros(shape, dtype) if d is None else d  # None: the function made no use of it
+
+    return d_input
+
+
+@contextlib.contextmanager
+def _noticing_nodes(found: list[bool]) -> Iterator[None]:
+    """Put True into `found` if an op in this block takes a Tensor that requires grad."""
+
+    def notice(op: Any, inputs: tuple[Any, ...], options: Any, out: Any, edges: Any, started: float) -> Any:
+        if not found and any(isinstance(x, Tensor) and x.node is not None for x in inputs):
+            found.append(True)
+        return edges
+
+    watchers.append(notice)
+    try:
+        yield
+    finally:
+        watchers.remove(notice)
+
+
+@contextlib.contextmanager
+def _grad_enabled() -> Iterator[None]:
+    """The opposite of `no_grad`: backward may be called inside one."""
+    outer, _mode.grad = _mode.grad, True
+    try:
+        yield
+    finally:
+        _mode.grad = outer
