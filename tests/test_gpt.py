@@ -7,7 +7,8 @@ from models import TINY, ids, shaken
 import tinylora
 from tinylora import nn
 from tinylora.lora import LinearWithLoRA, LoRALayer, freeze, replace_linear_with_lora
-from tinylora.models.gpt import PRESETS, GPTModel
+from tinylora.models.gpt import GPTModel
+from tinylora.models.presets import PRESETS
 
 
 # --------------------------------------------------------------------------------------------- the numbers

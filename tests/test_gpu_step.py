@@ -37,7 +37,7 @@ def gpt(dtype=None, **changes):
     model = GPTModel({**CFG, **changes})
     freeze(model)
     replace_linear_with_lora(model, rank=8, alpha=7)  # 8: query, key and value run side by side in bfloat16, too
-    model.out_head = nn.Linear(model.cfg["emb_dim"], 2)
+    model.out_head = nn.Linear(model.cfg.emb_dim, 2)
     rng = np.random.default_rng(0)
     for name, p in model.named_parameters():
         p.data = (rng.standard_normal(p.shape) * (0.3 if "lora" in name else 0.1)).astype("float32")

@@ -16,9 +16,9 @@ from tinylora.adapters import LoRAConfig, apply_lora, load_adapter, merge_and_un
 from tinylora.adapters.peft import config as peft_format
 from tinylora.formats import LoadError, safetensors
 from tinylora.lora import lora_modules
-from tinylora.models import hf_config
-from tinylora.models.folders import load_model, set_classes
+from tinylora.models import load_model
 from tinylora.models.gpt import GPTModel
+from tinylora.models.gpt_table import CONFIG
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -155,14 +155,14 @@ def test_names_without_transformer_in_front(tmp_path, close):
 
 
 def test_every_entry_of_their_configuration_is_known():
-    known = hf_config.DEFAULTS.keys() | hf_config.ONLY.keys() | hf_config.WITHOUT_EFFECT
+    known = CONFIG.known()
     fields = {f.name for f in dataclasses.fields(transformers.GPT2Config)} | transformers.GPT2Config().to_dict().keys()
     assert {name for name in fields if not name.startswith("_")} <= known
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name in MODELS.values():
             config = json.loads(transformers.GPT2Config(**name[1]).to_json_string(use_diff=False))
-            hf_config.to_lecture({**config, "architectures": [name[0].__name__]}, "config.json")
+            CONFIG.read({**config, "architectures": [name[0].__name__]}, "config.json")
 
 
 def test_the_boxed_model_in_their_hands(tmp_path, close):
@@ -355,8 +355,8 @@ def test_why_their_count_is_another():
         config = peft.LoraConfig(r=16, target_modules="all-linear", task_type="SEQ_CLS")
         assert peft.get_peft_model(model, config).get_nb_trainable_parameters() == (2_360_832, 126_802_176)
     with tinylora.device("meta"):
-        ours = GPTModel({**tinylora.models.gpt.PRESETS["gpt2-small"], "tie_head": True})
-        set_classes(ours, 2, bias=False)
+        ours = GPTModel({**tinylora.models.presets.PRESETS["gpt2-small"], "tie_head": True})
+        ours.set_classes(2)
         apply_lora(ours, LoRAConfig(16, train=("out_head",)))
         count = ours.summary()
     c_attn_again, head_again = 12 * 2 * 16 * 768, 2 * 768

@@ -16,10 +16,10 @@ import tinylora
 from tinylora import nn
 from tinylora.adapters import LoRAConfig, apply_lora
 from tinylora.formats import LoadError, safetensors
-from tinylora.models import hf_config, hf_gpt2
-from tinylora.models.folders import load_model, save_model, set_classes
+from tinylora.models import load_model, save_model
 from tinylora.models.gpt import GPTModel
-from tinylora.models.options import configure
+from tinylora.models.gpt_table import CONFIG
+from tinylora.models.pretrained import expected
 
 TINY = {
     "vocab_size": 11, "context_length": 8, "emb_dim": 8, "n_heads": 2, "n_layers": 2, "drop_rate": 0.0, "qkv_bias": True,
@@ -30,7 +30,6 @@ IDS = tinylora.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
 def made(**changes):
     """A model whose every parameter is random: ones and zeros hide mistakes."""
     model = GPTModel({**TINY, **changes})
-    configure(model)
     rng = np.random.default_rng(0)
     for p in model.parameters():
         p.data = rng.standard_normal(p.shape).astype(np.float32)
@@ -75,7 +74,8 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path, variant, max_shard_bytes
     found = GPTModel.from_pretrained(tmp_path)
     np.testing.assert_array_equal(scores(found), scores(model))
     for name, value in variant.items():
-        assert found.cfg[name] == (value if name != "qkv_bias" else True)
+        expected = True if name == "qkv_bias" else tuple(value) if isinstance(value, list) else value
+        assert getattr(found.cfg, name) == expected
     assert (found.out_head.weight is found.tok_emb.weight) == ("tie_head" in variant)
     drops = {m.p for _, m in found.named_modules() if isinstance(m, nn.Dropout)}
     assert drops == ({0.1, 0.2, 0.3} if "drop_emb" in variant else {0.0})
@@ -135,22 +135,22 @@ def test_saving_over_a_folder_leaves_one_model_in_it(tmp_path):
 @pytest.mark.parametrize("classes", [2, 11])
 def test_a_head_that_was_put_on_becomes_score(tmp_path, classes):
     model = made()
-    set_classes(model, classes, bias=False)
+    model.set_classes(classes)
     model.save_pretrained(tmp_path, labels=[f"c{i}" for i in range(classes)])
     found = GPTModel.from_pretrained(tmp_path)
-    assert found.cfg["labels"] == [f"c{i}" for i in range(classes)]
+    assert found.cfg.labels == tuple(f"c{i}" for i in range(classes))
     np.testing.assert_array_equal(scores(found), scores(model))
 
 
 def test_what_gpt2_has_no_place_for_is_not_written(tmp_path):
     biased, wrapped = made(), made()
-    set_classes(biased, 2)
+    biased.set_classes(2, bias=True)
     apply_lora(wrapped, LoRAConfig(rank=2))
     for model, message in ((biased, "out_head has a bias"), (wrapped, "call merge_and_unload first")):
         with pytest.raises(ValueError, match=message):
             model.save_pretrained(tmp_path / "m")
     with pytest.raises(ValueError, match="3 labels for a head of 2"):
-        set_classes(biased, 2, bias=False)
+        biased.set_classes(2)
         biased.save_pretrained(tmp_path / "m", labels=["a", "b", "c"])
     assert not (tmp_path / "m").exists()
 
@@ -165,7 +165,8 @@ def test_what_gpt2_has_no_place_for_is_not_written(tmp_path):
         ({"quantization_config": {"bits": 4}}, "quantization_config is"), ({"auto_map": {"A": "x.Y"}}, "auto_map is"),
         ({"pruned_heads": {"0": [1]}}, "pruned_heads is"), ({"problem_type": "regression"}, "problem_type is regression"),
         ({"architectures": ["GPT2DoubleHeadsModel"]}, "architecture 'GPT2DoubleHeadsModel'"),
-        ({"model_type": "llama"}, "model_type is 'llama'"), ({"activation_function": "mish"}, "activation_function 'mish'"),
+        ({"model_type": "llama"}, "model_type is 'llama'"),
+        ({"activation_function": "mish"}, "activation_function is one of gelu_new, .*, not 'mish'"),
         ({"n_layer": 3}, "says 3 layers, and the weights have 2"), ({"n_layer": 10**9}, "says 1000000000 layers"),
         ({"n_layer": 10**12}, "n_layer must be an integer"), ({"n_layer": True}, "n_layer must be"),
         ({"n_embd": 0}, "n_embd must be"), ({"n_head": 3}, "n_embd 8 is not divisible by n_head 3"),
@@ -198,7 +199,7 @@ def test_an_entry_that_is_not_known_is_remarked_upon(folder):
 
 def test_entries_of_the_same_meaning_are_one(folder):
     config = json.loads((folder / "config.json").read_text())
-    for other, name in hf_config.OTHER_NAMES.items():
+    for other, name in CONFIG.other_names.items():
         config[other] = config.pop(name)
     (folder / "config.json").write_text(json.dumps({**config, "reorder_and_upcast_attn": True, "n_ctx": 8}))
     np.testing.assert_array_equal(scores(GPTModel.from_pretrained(folder)), scores(made(tie_head=True)))
@@ -209,7 +210,7 @@ VALUES = st.recursive(
     | st.sampled_from(["gpt2", "relu", "GPT2Model", "GPT2ForSequenceClassification"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3), max_leaves=5,
 )  # fmt: skip
-FIELDS = sorted({*hf_config.DEFAULTS, *hf_config.ONLY, *hf_config.WITHOUT_EFFECT})
+FIELDS = sorted(CONFIG.known())
 
 
 @given(st.dictionaries(st.sampled_from(FIELDS), VALUES, min_size=1, max_size=3))
@@ -316,10 +317,12 @@ def test_reading_gpt2_small_takes_no_more_than_the_model_and_a_fifth(tmp_path, n
 
 def random_gpt2_small(folder, dtype):
     """GPT-2 small of random bits, the embedding last in the file, written without a model in memory."""
-    cfg = {**tinylora.models.gpt.PRESETS["gpt2-small"], "tie_head": True}
+    cfg = {**tinylora.models.presets.PRESETS["gpt2-small"], "tie_head": True}
     size = {"F32": 4, "BF16": 2}[dtype]
     header, at = {}, 0
-    for name, shape in reversed(hf_gpt2.shapes(cfg).items()):
+    with tinylora.device("meta"):
+        model = GPTModel(cfg)
+    for name, shape in reversed(expected(model).items()):
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at := at + size * math.prod(shape)]}
     text = json.dumps(header).encode()
     with (folder / "model.safetensors").open("wb") as file:
@@ -328,4 +331,4 @@ def random_gpt2_small(folder, dtype):
         block = block if dtype == "F32" else (block.view(np.uint32) >> 16).astype(np.uint16)
         for left in range(at, 0, -block.nbytes):
             file.write(block.tobytes()[:left])
-    (folder / "config.json").write_text(json.dumps(hf_config.to_hugging_face(cfg, True, None)))
+    (folder / "config.json").write_text(json.dumps(CONFIG.write(model.cfg, True, ())))

@@ -32,6 +32,7 @@ from tinylora.torch_api.functional import (
 from tinylora.torch_api.functional import sin, softmax, sqrt, std, sub, sum, tanh, var, where
 from tinylora.kernels import get_num_threads, no_kernels, set_num_threads
 from tinylora.kernels.cuda.gemm import get_float32_matmul_precision, set_float32_matmul_precision
+from tinylora.models import load_model
 from tinylora.nn.count import count_parameters
 from tinylora.testing.profile import profile
 from tinylora.training.recompute import checkpoint

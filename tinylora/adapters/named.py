@@ -55,7 +55,7 @@ def new_adapter(model: nn.Module, name: str) -> Iterator[None]:
     what they were, frozen. If the block fails, the model is as it was. Raises ValueError if there is an adapter `name`.
 
     >>> from tinylora.adapters import LoRAConfig, apply_lora
-    >>> from tinylora.models.folders import load_model
+    >>> from tinylora.models import load_model
     >>> model = load_model("nano")
     >>> for name in ("spam", "tone"):
     ...     with new_adapter(model, name):

@@ -18,15 +18,13 @@ from typing import Any, NoReturn
 from tinylora import backend
 from tinylora.adapters import LoRAConfig, apply_lora, inspect_adapter, load_adapter
 from tinylora.app import demo, terminal
-from tinylora.models import hub
-from tinylora.models.folders import is_hugging_face, load_model, read_config, set_classes
-from tinylora.models.gpt import PRESETS, GPTModel
-from tinylora.models.options import configure
-from tinylora.runs.folder import adapter_file, check_output, load_classifier, read_about, save_merged, save_run
+from tinylora.models.names import preset
+from tinylora.models.presets import PRESETS
+from tinylora.models.source import ModelSource
+from tinylora.runs.run_folder import adapter_file, check_output, load_classifier, read_about, save_merged, save_run
 from tinylora.tasks.messages import read_messages, split
 from tinylora.text.generate import generate, pieces
 from tinylora.text.sampling import Sampling
-from tinylora.text.tokenizer import load_tokenizer
 from tinylora.training.loop import TrainConfig, evaluate, predict, train
 from tinylora.training.recompute import checkpoint_modules
 
@@ -34,10 +32,8 @@ from tinylora.training.recompute import checkpoint_modules
 # ------------------------------------------------------------------------------------------- commands
 def count(args: argparse.Namespace) -> None:
     """Print the lecture's three numbers for a model, on the meta device."""
-    cfg = PRESETS.get(args.model) or read_config(args.model)
     with backend.device("meta"):
-        model = GPTModel({k: v for k, v in cfg.items() if k != "labels"})
-        configure(model)
+        model = preset(args.model) or ModelSource.open(Path(args.model)).model()
         demo.say_counts(demo.lecture_count(model, args.classes, args.rank, args.alpha), args.rank, args.alpha)
     terminal.counts(model)
     if args.tree:
@@ -54,9 +50,9 @@ def finetune(args: argparse.Namespace) -> None:
     parts = split(messages, args.seed)
     labels = sorted({m.label for m in messages})
     backend.manual_seed(args.seed)
-    name = hub.local(args.model)
-    model, tokenizer = load_model(name), load_tokenizer(name)
-    set_classes(model, len(labels), bias=not is_hugging_face(name))
+    source = ModelSource.open(args.model)
+    model, tokenizer = source.model(), source.tokenizer
+    model.set_classes(labels, bias=source.head_bias)
     lora = LoRAConfig(args.rank, args.alpha, train=("out_head",), scaling="alpha/r")
     apply_lora(model, lora)
     if args.checkpoint:
@@ -73,11 +69,10 @@ def finetune(args: argparse.Namespace) -> None:
     terminal.heading(f"On the {sizes[2]:,} held-out messages")
     terminal.metrics(found)
     about = {
-        "model": name if name == "nano" else str(Path(name).absolute()), "labels": labels, "data": str(args.data),
-        "split": dict(zip(parts._fields, sizes, strict=True)),
+        "data": str(args.data), "split": dict(zip(parts._fields, sizes, strict=True)),
         "lora": dataclasses.asdict(lora), "train": dataclasses.asdict(config), "finished": finished, "test": found.as_dict(),
     }  # fmt: skip
-    save_run(out, model, lora, about, [*history, {"test": found.as_dict()}])
+    save_run(out, source, model, lora, about, [*history, {"test": found.as_dict()}])
     terminal.say(f"\nwritten: {', '.join(sorted(str(path) for path in out.iterdir()))}")
 
 
@@ -86,16 +81,16 @@ def predict_texts(args: argparse.Namespace) -> None:
     texts = args.text or [line.strip() for line in sys.stdin if line.strip()]
     if not texts:
         raise ValueError("no text: give some as arguments, or one a line on standard input")
-    model, labels, base = load_classifier(args.adapter, args.model and hub.local(args.model))
-    for text, p in zip(texts, predict(model, texts, tokenizer=load_tokenizer(base)), strict=True):
-        print(f"{labels[int(p.argmax())]}\t{p.max():.4f}\t{text}")  # by rich the tabs would be spaces
+    found = load_classifier(args.adapter, args.model)
+    for text, p in zip(texts, predict(found.model, texts, tokenizer=found.source.tokenizer), strict=True):
+        print(f"{found.labels[int(p.argmax())]}\t{p.max():.4f}\t{text}")  # by rich the tabs would be spaces
 
 
 def generate_text(args: argparse.Namespace) -> None:
     """Continue a prompt."""
-    name = hub.local(args.model)
-    model, tokenizer = load_model(name), load_tokenizer(name)
-    if model.out_head.out_features != model.cfg["vocab_size"]:
+    source = ModelSource.open(args.model)
+    model, tokenizer = source.model(), source.tokenizer
+    if model.classifies:
         raise ValueError(f"{args.model} is a classifier: it has no scores for tokens to generate from")
     if args.adapter:
         adapter = adapter_file(args.adapter)
@@ -109,7 +104,7 @@ def generate_text(args: argparse.Namespace) -> None:
 def merge(args: argparse.Namespace) -> None:
     """Write base + adapter as one plain model folder."""
     _usage(check_output, args.out)
-    save_merged(args.adapter, args.out, args.model and hub.local(args.model))
+    save_merged(args.adapter, args.out, args.model)
     terminal.say(f"written: {', '.join(sorted(str(path) for path in args.out.iterdir()))}")
 
 

@@ -1,88 +1,104 @@
 """Keys and values kept, so that a new token costs one position's work instead of the whole text's.
 
 What a block does at one position depends on the positions before it through their keys and values alone, and those never
-change. So they are kept, and of a text that grows only the new positions are computed. Same numbers as `GPTModel.features`.
+change. So they are kept, and of a text that grows only the new positions are computed.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from types import ModuleType
+from typing import Protocol
 
 from tinylora import ops
-from tinylora.backend import Array, array_module
-from tinylora.models.gpt import GPTModel, MultiHeadAttention
-from tinylora.tensor import Tensor, no_grad, record
-from tinylora.torch_api import functional as F
+from tinylora.backend import Array, array_module, next_key
+from tinylora.models.config import ModelConfig
+from tinylora.tensor import Tensor, record
+
+
+class LayerCache(Protocol):
+    """What attention is given beside its input: it knows the keys and values of other positions."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, p: float = 0.0) -> Tensor:
+        """Attention of the queries, (B, H, T, D) -> (B, H, T, D), to what is known and to the new keys and values
+        (B, Hkv, T, D); p is the probability of dropout."""
 
 
 class Cache:
-    """Keys and values, (B, H, S, D) each, of every block of `model` at the first `length` positions of B texts.
+    """Keys and values, (B, Hkv, S, D) each, of every block at the first `length` positions of B texts.
 
     There is room for `size` positions from the start, by default the context: a token is written, and nothing is moved.
     `padding` says how many tokens in front of each text are no text: none of the text sees them, and its positions count
-    from behind them.
+    from behind them. For evaluation alone: nothing is recorded for backward. `cache[i]` is what block i is given.
 
-    >>> from tinylora import tensor
-    >>> from tinylora.models.folders import load_model
-    >>> model = load_model("nano")
-    >>> cache = Cache(model)
-    >>> features(model, tensor([[72, 101, 108]]), cache).shape, features(model, tensor([[108]]), cache).shape, cache.length
-    ((1, 3, 256), (1, 1, 256), 4)
+    >>> import tinylora
+    >>> model = tinylora.load_model("nano")
+    >>> cache = model.new_cache()
+    >>> with tinylora.no_grad():
+    ...     shapes = [model.features(tinylora.tensor(ids), cache).shape for ids in ([[72, 101, 108]], [[108]])]
+    >>> shapes, cache.length
+    ([(1, 3, 256), (1, 1, 256)], 4)
     """
 
-    def __init__(self, model: GPTModel, padding: Sequence[int] = (0,), size: int | None = None) -> None:
-        cfg, weight = model.cfg, model.tok_emb.weight.data
-        self.size, self.length = size or cfg["context_length"], 0
+    def __init__(self, cfg: ModelConfig, like: Array, padding: Sequence[int] = (0,), size: int | None = None) -> None:
+        self.size, self.length = size or cfg.context_length, 0
         self.padding = padding if any(padding) else None
-        shape = (len(padding), cfg["n_heads"], self.size, cfg["emb_dim"] // cfg["n_heads"])
-        xp = array_module(weight)
-        self.blocks = [tuple(xp.empty(shape, weight.dtype) for _ in "kv") for _ in model.trf_blocks]
+        shape = (len(padding), cfg.n_kv_heads, self.size, cfg.head_dim)
+        xp = array_module(like)
+        self.layers = [_Layer(self, xp.empty(shape, like.dtype), xp.empty(shape, like.dtype)) for _ in range(cfg.n_layers)]
+
+    def __getitem__(self, i: int) -> LayerCache:
+        return self.layers[i]
+
+    def positions(self, T: int) -> Tensor:
+        """Where in its text each of the next T tokens stands: (T,), or (B, T) with padding. Raises ValueError without
+        room."""
+        if self.length + T > self.size:
+            raise ValueError(f"{self.length + T} tokens do not fit a cache of {self.size}")
+        xp = array_module(self.layers[0].keys)
+        columns = xp.arange(self.length, self.length + T)
+        if self.padding is None:
+            return Tensor(columns)
+        return Tensor(xp.maximum(columns - xp.asarray(self.padding)[:, None], 0))
 
 
-@no_grad()
-def features(model: GPTModel, ids: Tensor, cache: Cache) -> Tensor:
-    """What the head sees at the next T positions, (B, T, C), for their token ids (B, T). The cache grows by T.
+class _Layer:
+    """One block's keys and values. The last block's moves the cache on."""
 
-    For a model in evaluation mode: there is no dropout in it, and nothing is recorded for backward. Raises ValueError if
-    the positions do not fit the cache, RuntimeError in training mode.
-    """
-    start, stop = cache.length, cache.length + ids.shape[-1]
-    if stop > cache.size:
-        raise ValueError(f"{stop} tokens do not fit a cache of {cache.size}")
-    if model.training:
-        raise RuntimeError("keys and values are kept for evaluation alone: call model.eval()")
-    positions, hidden = _places(cache, array_module(ids.data), start, stop)
-    x = model.tok_emb(ids) + model.pos_emb(Tensor(positions))
-    for block, kept in zip(model.trf_blocks, cache.blocks, strict=True):
-        x = x + _attend(block.att, block.norm1(x), kept, start, stop, hidden)
-        x = x + block.ff(block.norm2(x))
-    cache.length = stop
-    return model.final_norm(x)
+    def __init__(self, cache: Cache, keys: Array, values: Array) -> None:
+        self.cache, self.keys, self.values = cache, keys, values
 
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, p: float = 0.0) -> Tensor:
+        cache, T = self.cache, q.shape[2]
+        start, stop = cache.length, cache.length + T
+        if p or q.requires_grad or k.requires_grad or v.requires_grad:
+            raise RuntimeError(
+                "keys and values are kept for evaluation alone: call model.eval(), and run it under no_grad()"
+            )
+        self.keys[:, :, start:stop], self.values[:, :, start:stop] = k.data, v.data
+        k, v = Tensor(self.keys[:, :, :stop]), Tensor(self.values[:, :, :stop])
+        y = record(ops.attention, q, k, v, causal=True, mask=self._visible(start, stop))
+        if cache.layers[-1] is self:
+            cache.length = stop
+        return y
 
-def _places(cache: Cache, xp: ModuleType, start: int, stop: int) -> tuple[Array, Tensor | None]:
-    """Where in its text each new token stands, (1, T) or (B, T), and what is hidden from it, (B, 1, T, S) or nothing."""
-    columns, seen = xp.arange(start, stop), xp.arange(stop)
-    if cache.padding is None:
-        return columns[None], None
-    padding = xp.asarray(cache.padding)[:, None]
-    unseen = (seen > columns[:, None]) | (seen < padding)[:, None]  # (B, T, S)
-    unseen &= seen != columns[:, None]  # padding sees itself: a softmax over nothing would be NaN
-    return xp.maximum(columns - padding, 0), Tensor(unseen[:, None])
+    def _visible(self, start: int, stop: int) -> Array | None:
+        """Which keys are text: (B, 1, T, S), or None without padding. Padding sees itself, or nothing would be seen."""
+        if self.cache.padding is None:
+            return None
+        xp = array_module(self.keys)
+        seen, columns = xp.arange(stop), xp.arange(start, stop)[:, None]
+        text = seen >= xp.asarray(self.cache.padding)[:, None]  # (B, S)
+        return (text[:, None] | (seen == columns))[:, None]
 
 
-def _attend(
-    att: MultiHeadAttention, x: Tensor, kept: tuple[Array, ...], start: int, stop: int, hidden: Tensor | None
-) -> Tensor:
-    """MultiHeadAttention of the tokens start to stop, (B, T, C) -> (B, T, C); their keys and values go into `kept`."""
-    for array, W in zip(kept, (att.W_key, att.W_value), strict=True):
-        array[:, :, start:stop] = att.heads(W(x)).data
-    q, k, v = att.heads(att.W_query(x)), *(Tensor(array[:, :, :stop]) for array in kept)  # (B, H, T, D), (B, H, S, D)
-    if hidden is None:
-        context = record(ops.attention, q, k, v, causal=True)
-    else:
-        scores = F.masked_fill(q @ k.mT * (1 / math.sqrt(q.shape[-1])), hidden, -math.inf)
-        context = F.softmax(scores, -1) @ v
-    return att.out_proj(context.transpose(1, 2).flatten(2))
+class LastPosition:
+    """The keys and values of all positions of a text, for one query a row, at position `last` (B,), recorded for
+    backward."""
+
+    def __init__(self, last: Tensor, keys: Tensor, values: Tensor) -> None:
+        self.last, self.keys, self.values = last, keys, values
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, p: float = 0.0) -> Tensor:
+        """The new k and v are those of `last`, which are among the known."""
+        key = next_key() if p else 0
+        return record(ops.attention_at, q[:, :, 0], self.keys, self.values, self.last, p=float(p), key=key)[:, :, None]

@@ -7,20 +7,20 @@ from pathlib import Path
 
 FILES = (
     "config.json", "*.safetensors", "model.safetensors.index.json", "tokenizer.json", "vocab.json", "merges.txt",
-    "added_tokens.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja",
 )  # fmt: skip
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
-def local(model: str) -> str:
-    """Where the model that a person named is: "nano" and folders stay as they are, a name of the hub becomes a folder.
+def local(model: str) -> Path:
+    """The folder of the model that a person named: folders stay as they are, a name of the hub becomes a folder.
 
     What exists as a path, or looks like one (`./x`, `runs/x` beside a folder `runs`), is never asked for.
     """
     beside = "/" in model and Path(model).parent.exists()
-    if model == "nano" or Path(model).exists() or beside or not NAME.fullmatch(model):
-        return model
-    return str(fetch(model))
+    if Path(model).exists() or beside or not NAME.fullmatch(model):
+        return Path(model)
+    return fetch(model)
 
 
 def fetch(name: str) -> Path:

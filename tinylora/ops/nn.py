@@ -190,7 +190,7 @@ def cross_entropy(xp, logits, target, weight=None, ignore_index=-100, reduction=
 
 # ----------------------------------------------------------------------------------------- attention
 @op
-def attention(xp, q, k, v, causal=True, p=0.0, key=0):
+def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
     """y = (P ∘ M) v,  P = softmax(q kᵀ / √D).  Vaswani et al. 2017, equation 1.
 
     q (B, H, T, D), k and v (B, H, S, D), y (B, H, T, D). Causal: the last query sees all S keys, the one before it

@@ -9,8 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from tinylora.formats import LoadError, strict_json
-from tinylora.models.folders import folder_of, is_hugging_face, read_config
 
+TOKENIZER_FILES = (
+    "tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "tokenizer_config.json", "special_tokens_map.json",
+    "chat_template.jinja",
+)  # fmt: skip
 END = 256  # the one token that is no byte: before, between and after texts
 
 
@@ -61,11 +64,11 @@ class FolderTokenizer:
     the library is.
     """
 
-    def __init__(self, folder: Path, stop: int | Sequence[int] | None = None) -> None:
+    def __init__(self, folder: Path, stop: Sequence[int] = ()) -> None:
         self._tokenizer = _read(folder)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self.stop = (stop,) if isinstance(stop, int) else tuple(stop or ())
+        self.stop = tuple(stop)
         self.pad = self.stop[0] if self.stop else 0
 
     def encode(self, text: str, context: int) -> np.ndarray:
@@ -79,13 +82,6 @@ class FolderTokenizer:
         return self._tokenizer.decode(list(ids))
 
 
-def load_tokenizer(model: str | Path) -> Tokenizer:
-    """The tokenizer of a model folder, or of "nano": bytes, unless it is a folder of Hugging Face's."""
-    if not is_hugging_face(model):
-        return BYTES
-    return FolderTokenizer(folder_of(model), read_config(model)["eos_token_id"])
-
-
 def _read(folder: Path) -> Any:
     files = [folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt")]
     if not files[0].is_file() and not (files[1].is_file() and files[2].is_file()):
@@ -97,17 +93,13 @@ def _read(folder: Path) -> Any:
     try:
         if files[0].is_file():
             return tokenizers.Tokenizer.from_file(str(files[0]))
-        space = _optional(folder / "tokenizer_config.json").get("add_prefix_space") is True
+        space = strict_json.read_optional(folder / "tokenizer_config.json").get("add_prefix_space") is True
         byte_level = tokenizers.ByteLevelBPETokenizer.from_file(str(files[1]), str(files[2]), add_prefix_space=space)
         byte_level.add_special_tokens([t for t in ("<|endoftext|>",) if byte_level.token_to_id(t) is not None])
-        added = _optional(folder / "added_tokens.json")
+        added = strict_json.read_optional(folder / "added_tokens.json")
         byte_level.add_special_tokens(sorted(added, key=lambda token: added[token]))
         if odd := [token for token, number in added.items() if byte_level.token_to_id(token) != number]:
             raise ValueError(f"added_tokens.json gives {odd[0]!r} a number that is not the next")
     except Exception as error:  # the library raises nothing narrower
         raise LoadError(f"{folder}: its tokenizer is not readable ({error})") from None
     return byte_level
-
-
-def _optional(path: Path) -> dict[str, Any]:
-    return strict_json.read(path) if path.is_file() else {}

@@ -60,8 +60,8 @@ def checkpoint(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
 def checkpoint_modules(modules: Iterable[Module]) -> None:
     """From now on each of these modules computes its inside again on the way back.
 
-    >>> from tinylora.models.folders import load_model
-    >>> checkpoint_modules(load_model("nano").trf_blocks)
+    >>> import tinylora
+    >>> checkpoint_modules(tinylora.load_model("nano").trf_blocks)
     """
     for module in modules:
         module.forward = functools.partial(checkpoint, module.forward)  # type: ignore[method-assign]  # of this module alone

@@ -29,7 +29,7 @@ Heads = tuple[slice, slice]  # of the batch, and of the heads of one: what one t
 
 
 @ops.attention.tune("numpy", "cupy")
-def attention(xp, q, k, v, causal=True, p=0.0, key=0):
+def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
     """The definition, a block of query rows (b, h, R, n) at a time; keys that are future to a whole block are skipped.
 
     P = e / Σ e is never formed. With a mask M of 0 and 1, and per row g' = g / (Σ e · (1 - p)) and Δ = Σ g ∘ y / Σ e,

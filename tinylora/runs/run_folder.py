@@ -1,24 +1,20 @@
-"""A fine-tuned model in a folder: written once by `finetune` or by PEFT, read by `predict`, `generate` and `merge`."""
+"""The folder of a fine-tuning run: written by `finetune` or by PEFT, read by `predict`, `generate` and `merge`."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tinylora.adapters import LoRAConfig, load_adapter, merge_and_unload, read_adapter, save_adapter
 from tinylora.adapters.peft.load import is_peft, read_peft
-from tinylora.models.folders import check_labels, folder_of, is_hugging_face, load_model, read_config, save_model, set_classes
 from tinylora.formats import LoadError, safetensors, shards
 from tinylora.lora import lora_modules
-from tinylora.models.gpt import GPTModel
+from tinylora.models.decoder import Decoder
+from tinylora.models.source import ModelSource
 
 ADAPTER = "adapter.safetensors"
-TOKENIZER_FILES = (
-    "tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "tokenizer_config.json", "special_tokens_map.json",
-)  # fmt: skip
 
 
 def check_output(folder: Path) -> None:
@@ -33,21 +29,23 @@ def check_output(folder: Path) -> None:
 
 
 def save_run(
-    folder: Path, model: GPTModel, config: LoRAConfig, about: dict[str, Any], history: list[dict[str, Any]]
+    folder: Path,
+    source: ModelSource,
+    model: Decoder,
+    config: LoRAConfig,
+    about: dict[str, Any],
+    history: list[dict[str, Any]],
 ) -> None:
-    """Write the adapter, `config.json` and `metrics.jsonl` (a line per entry of `history`) into `folder`.
+    """Write the adapter of `model`, which came from `source`, `config.json` and `metrics.jsonl` (a line per entry of `history`).
 
-    `about` goes into both the configuration and the adapter; it needs "model" and "labels". If the base is a folder of
-    Hugging Face's, the adapter is one that PEFT loads.
+    The configuration holds `about`, the base model's name and the labels, and so does the adapter's metadata but for `about`.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    noted = {"model": source.name, "labels": list(model.cfg.labels)}
     safetensors.write(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in history))
-    safetensors.write(folder / "config.json", json.dumps(about, indent=1) + "\n")
-    noted = {"model": about["model"], "labels": about["labels"]}
-    if is_hugging_face(about["model"]):
-        save_adapter(model, folder, config, format="peft", **noted)
-    else:
-        save_adapter(model, folder / ADAPTER, config, **noted)
+    safetensors.write(folder / "config.json", json.dumps({**noted, **about}, indent=1) + "\n")
+    path = folder if source.adapter_format == "peft" else folder / ADAPTER
+    save_adapter(model, path, config, format=source.adapter_format, **noted)
 
 
 def adapter_file(path: str | Path) -> Path:
@@ -65,11 +63,15 @@ def read_about(adapter: Path) -> dict[str, Any]:
 
 
 class Finetuned(NamedTuple):
-    """A model with what was learned, the labels if it is a classifier, and the name of the model whose tokens it reads."""
+    """A model with what was learned, and where its base came from: its tokenizer is the base's."""
 
-    model: GPTModel
-    labels: list[str] | None
-    base: str
+    model: Decoder
+    source: ModelSource
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes, if it is a classifier."""
+        return self.model.cfg.labels
 
 
 def load_finetuned(path: str | Path, base: str | None = None) -> Finetuned:
@@ -78,42 +80,39 @@ def load_finetuned(path: str | Path, base: str | None = None) -> Finetuned:
     `base` overrides where the base model is looked for. A base that is no classifier gets the head that the adapter has.
     """
     if any((Path(path) / name).is_file() for name in (shards.SINGLE, shards.INDEX)):
-        return Finetuned(load_model(path), read_config(path).get("labels"), str(path))
+        source = ModelSource.open(path)
+        return Finetuned(source.model(), source)
     file = adapter_file(path)
     about = read_about(file)
-    if "labels" in about:
-        check_labels(file, about["labels"])
+    labels = about.get("labels") or ()
+    if not isinstance(labels, list | tuple):
+        raise LoadError(f"{file}: labels must be a list of two different names or more, not {str(labels)[:60]}")
     name = base or about.get("model")
     if not isinstance(name, str):
         raise LoadError(f"{file}: this adapter does not say what its base model is: give it with --model")
-    model, labels = load_model(name), about.get("labels") or read_config(name).get("labels")
-    if (classes := about.get("classes")) and not labels:
-        labels = [f"LABEL_{i}" for i in range(classes)]
-    if labels and labels != read_config(name).get("labels"):
-        set_classes(model, len(labels), bias=not is_hugging_face(name))
+    source = ModelSource.open(name)
+    model, classes = source.model(), tuple(labels) or source.config.labels or about.get("classes")
+    if classes and classes != source.config.labels:
+        try:
+            model.set_classes(classes, bias=source.head_bias)
+        except ValueError as error:
+            raise LoadError(f"{file}: {error}") from None
     load_adapter(model, file)
-    model.eval()
-    return Finetuned(model, labels, name)
+    return Finetuned(model.eval(), source)  # type: ignore[arg-type]  # itself
 
 
-def load_classifier(path: str | Path, base: str | None = None) -> tuple[GPTModel, list[str], str]:
+def load_classifier(path: str | Path, base: str | None = None) -> Finetuned:
     """`load_finetuned`, for what has labels. Raises LoadError if it has none."""
-    model, labels, name = load_finetuned(path, base)
-    if not labels:
+    found = load_finetuned(path, base)
+    if not found.labels:
         raise LoadError(f"{path}: this model has no labels: it is no classifier")
-    return model, labels, name
+    return found
 
 
 def save_merged(path: str | Path, out: Path, base: str | None = None) -> None:
     """Write what `load_finetuned` finds as a plain model, in the format of its base: the adapter merged into it."""
-    model, labels, name = load_finetuned(path, base)
+    model, source = load_finetuned(path, base)
     if not any(lora_modules(model)):
         raise ValueError(f"{path}: there is no LoRA in this model, or it is merged already")
     merge_and_unload(model)
-    if not is_hugging_face(name):
-        save_model(model, out, **({"labels": labels} if labels else {}))
-        return
-    model.save_pretrained(out, labels)
-    for file in (folder_of(name) / part for part in TOKENIZER_FILES):
-        if file.is_file():
-            shutil.copyfile(file, out / file.name)
+    source.save_merged(model, out)

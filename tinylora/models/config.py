@@ -1,0 +1,109 @@
+"""What every decoder's configuration has in common: typed, checked when it is made, and honoured in the constructor."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+TokenIds = int | tuple[int, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes of a decoder, and how its head is made.
+
+    `labels`, if there are any, are the names of the classes that out_head tells apart, without a bias; else it scores
+    tokens, and `tie_head` makes its weight the token embedding's. The token ids are what the model's tokenizer writes at a
+    text's start and end and into padding. Raises ValueError that names the entry.
+    """
+
+    vocab_size: int
+    context_length: int
+    emb_dim: int
+    n_heads: int
+    n_layers: int
+    tie_head: bool = False
+    labels: tuple[str, ...] = ()
+    bos_token_id: TokenIds = None
+    eos_token_id: TokenIds = None
+    pad_token_id: TokenIds = None
+
+    @classmethod
+    def of(cls, entries: Mapping[str, Any]) -> Self:
+        """From a dictionary, such as the lecture's. Unknown and missing entries are named.
+
+        >>> from tinylora.models.gpt import GPTConfig
+        >>> GPTConfig.of({"tie_haed": True})
+        Traceback (most recent call last):
+        ValueError: unknown entry 'tie_haed' in the configuration: did you mean 'tie_head'?
+        """
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        for name in entries.keys() - fields.keys():
+            near = difflib.get_close_matches(str(name), fields, n=1, cutoff=0.0)
+            raise ValueError(f"unknown entry {name!r} in the configuration: did you mean {near[0]!r}?")
+        required = [name for name, field in fields.items() if field.default is dataclasses.MISSING]
+        if lacking := [name for name in required if name not in entries]:
+            raise ValueError(f"the configuration lacks {', '.join(lacking)}")
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in entries.items()})
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers"):
+            check_size(name, getattr(self, name))
+        check_flag("tie_head", self.tie_head)
+        names = self.labels if isinstance(self.labels, tuple) else (None,)
+        if names and (len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(n, str) for n in names)):
+            raise ValueError(f"labels must be a list of two different names or more, not {str(self.labels)[:60]}")
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            value = getattr(self, name)
+            ids = value if isinstance(value, tuple) else () if value is None else (value,)
+            if not all(type(i) is int and i >= 0 for i in ids):
+                raise ValueError(f"{name} must be a token's number, or several, not {str(value)[:60]}")
+
+    @property
+    def n_kv_heads(self) -> int:
+        """Heads of keys and values: as many as of queries, unless a configuration has fewer."""
+        return self.n_heads
+
+    @property
+    def head_dim(self) -> int:
+        """Features of one head."""
+        return self.emb_dim // self.n_heads
+
+    def as_dict(self) -> dict[str, Any]:
+        """The entries that differ from their defaults, and those without one, ready for JSON."""
+        found = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                value = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+                found[field.name] = list(value) if isinstance(value, tuple) else value
+        return found
+
+
+def check_size(name: str, value: Any) -> None:
+    """Raise ValueError unless it is an integer from 1 to 2³¹ - 1."""
+    if type(value) is not int or not 0 < value < 2**31:
+        raise ValueError(f"{name} must be an integer of at least 1, not {str(value)[:60]}")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raise ValueError unless it is True or False."""
+    if type(value) is not bool:
+        raise ValueError(f"{name} must be true or false, not {str(value)[:60]!r}")
+
+
+def check_number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> None:
+    """Raise ValueError unless low <= value < high."""
+    if type(value) not in (int, float) or not low <= value < high:
+        bound = "" if high == math.inf else f" and below {high:g}"
+        raise ValueError(f"{name} must be a number of at least {low:g}{bound}, not {str(value)[:60]}")
+
+
+def check_choice(name: str, value: Any, known: Any) -> None:
+    """Raise ValueError unless it is one of the `known` names."""
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{name} is one of {', '.join(known)}, not {str(value)[:60]!r}")
