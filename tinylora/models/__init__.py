@@ -1,5 +1,5 @@
 """Decoders: their modules, their configurations, and how they are found and stored."""
 
-from tinylora.models import gpt_table
+from tinylora.models import gpt_table, llama_table
 from tinylora.models.native import save_model
 from tinylora.models.source import ModelSource, load_model

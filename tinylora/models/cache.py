@@ -7,11 +7,10 @@ change. So they are kept, and of a text that grows only the new positions are co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from tinylora import ops
 from tinylora.backend import Array, array_module, next_key
-from tinylora.models.config import ModelConfig
 from tinylora.tensor import Tensor, record
 
 
@@ -39,7 +38,7 @@ class Cache:
     ([(1, 3, 256), (1, 1, 256)], 4)
     """
 
-    def __init__(self, cfg: ModelConfig, like: Array, padding: Sequence[int] = (0,), size: int | None = None) -> None:
+    def __init__(self, cfg: Any, like: Array, padding: Sequence[int] = (0,), size: int | None = None) -> None:
         self.size, self.length = size or cfg.context_length, 0
         self.padding = padding if any(padding) else None
         shape = (len(padding), cfg.n_kv_heads, self.size, cfg.head_dim)

@@ -48,7 +48,8 @@ class ModelConfig:
         required = [name for name, field in fields.items() if field.default is dataclasses.MISSING]
         if lacking := [name for name in required if name not in entries]:
             raise ValueError(f"the configuration lacks {', '.join(lacking)}")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in entries.items()})
+        given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in entries.items()}
+        return cls(**given)
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers"):
@@ -63,23 +64,12 @@ class ModelConfig:
             if not all(type(i) is int and i >= 0 for i in ids):
                 raise ValueError(f"{name} must be a token's number, or several, not {str(value)[:60]}")
 
-    @property
-    def n_kv_heads(self) -> int:
-        """Heads of keys and values: as many as of queries, unless a configuration has fewer."""
-        return self.n_heads
-
-    @property
-    def head_dim(self) -> int:
-        """Features of one head."""
-        return self.emb_dim // self.n_heads
-
     def as_dict(self) -> dict[str, Any]:
         """The entries that differ from their defaults, and those without one, ready for JSON."""
         found = {}
+        entries = dataclasses.asdict(self)
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if value != field.default:
-                value = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+            if (value := entries[field.name]) != field.default:
                 found[field.name] = list(value) if isinstance(value, tuple) else value
         return found
 

@@ -56,11 +56,9 @@ ENTRIES = {
 
 CONFIG = ConfigTable(
     config=GPTConfig,
-    model_types=("gpt2",),
-    architectures={"GPT2LMHeadModel": False, "GPT2ForSequenceClassification": True, "GPT2Model": False},
+    architectures={"gpt2": ("GPT2LMHeadModel", "GPT2ForSequenceClassification", "GPT2Model")},
     entries=ENTRIES,
-    tied=True,
-    tokens={"bos_token_id": 50256, "eos_token_id": 50256},
+    defaults={"gpt2": {"tie_word_embeddings": True, "bos_token_id": 50256, "eos_token_id": 50256}},
     other_names={
         "hidden_size": "n_embd",
         "max_position_embeddings": "n_positions",

@@ -77,23 +77,25 @@ def choice(ours: str, default: str, known: Any) -> Entry:
 class ConfigTable:
     """How a family's config.json is read and written.
 
-    architectures: class names there, and whether each is a classifier's. entries: by their names there. only: entries that
-    compute something else unless they have one of these values. adjust: what the entries alone do not say, from
-    (config.json, our entries so far), on the way in; restore: from our configuration to further entries, on the way out. In
-    both, model_type may have several names.
+    architectures: for each model_type the names of the language model, the classifier and the base of both. entries: by
+    their names there. defaults: by model_type, what a config.json leaves out. only: entries that compute something else
+    unless they have one of these values. adjust: what the entries alone do not say, from (config.json, our entries so far),
+    on the way in; restore: from our configuration to further entries, on the way out.
     """
 
     config: type[ModelConfig]
-    model_types: tuple[str, ...]
-    architectures: dict[str, bool]
+    architectures: dict[str, tuple[str, str, str]]
     entries: dict[str, Entry]
-    tied: bool  # where tie_word_embeddings is missing
-    tokens: dict[str, Any]  # bos_token_id and eos_token_id where they are missing
+    defaults: dict[str, dict[str, Any]]
     other_names: dict[str, str] = dataclasses.field(default_factory=dict)
     only: dict[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     without_effect: frozenset[str] = frozenset()
     adjust: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] = lambda theirs, ours: ours
     restore: Callable[[Any], dict[str, Any]] = lambda cfg: {}
+
+    @property
+    def model_types(self) -> tuple[str, ...]:
+        return tuple(self.architectures)
 
     def known(self) -> set[str]:
         """The names of all entries that are honoured, refused or known to have no effect."""
@@ -108,6 +110,11 @@ class ConfigTable:
             *WITHOUT_EFFECT,
         }
 
+    def check(self, name: str, entry: str, value: Any) -> None:
+        """Raise ValueError unless an entry may have this value, calling it by another `name`."""
+        if entry in self.entries:
+            self.entries[entry].check(name, value)
+
     def read(self, config: Mapping[str, Any], where: str) -> ModelConfig:
         """Our configuration of a `config` of theirs. Raises LoadError, whose message begins with `where`."""
         try:
@@ -121,7 +128,9 @@ class ConfigTable:
         for other, name in self.other_names.items():
             if other in config and config.get(name, config[other]) != config[other]:
                 raise ValueError(f"{other} and {name} are one entry, and here they differ")
+        kind = config.get("model_type", self.model_types[0])
         theirs = {self.other_names.get(key, key): value for key, value in config.items()}
+        theirs = {"model_type": kind, **self.defaults.get(kind, {}), **theirs}
         self._refuse(theirs)
         ours: dict[str, Any] = {}
         for name, entry in self.entries.items():
@@ -129,11 +138,11 @@ class ConfigTable:
             entry.check(name, value)
             ours[entry.ours] = value
         labels = self._labels(theirs)
-        tied = theirs.get("tie_word_embeddings", self.tied)
+        tied = theirs.get("tie_word_embeddings", False)
         check_flag("tie_word_embeddings", tied)
         ours |= {"labels": labels, "tie_head": tied and not labels}
         for name in TOKENS:
-            value = theirs.get(name, self.tokens.get(name))
+            value = theirs.get(name)
             ours[name] = tuple(value) if isinstance(value, list) else value
         ours = self.adjust(theirs, ours)
         if unknown := theirs.keys() - self.known():
@@ -142,8 +151,9 @@ class ConfigTable:
 
     def write(self, cfg: ModelConfig, tied: bool, labels: tuple[str, ...]) -> dict[str, Any]:
         """The config.json of a model whose head is tied or not, and a classifier's with `labels`."""
-        name = next(name for name, classifies in self.architectures.items() if classifies == bool(labels))
-        config: dict[str, Any] = {"architectures": [name], "model_type": self.model_types[0]}
+        more = self.restore(cfg)
+        kind = more.get("model_type", self.model_types[0])
+        config: dict[str, Any] = {"architectures": [self.architectures[kind][bool(labels)]], "model_type": kind}
         config |= {theirs: getattr(cfg, entry.ours) for theirs, entry in self.entries.items()}
         config |= {"dtype": "float32", "tie_word_embeddings": tied}
         for name in TOKENS:
@@ -154,7 +164,7 @@ class ConfigTable:
             config |= {"label2id": {name: i for i, name in enumerate(labels)}}
             if config["pad_token_id"] is None and isinstance(config["eos_token_id"], int):
                 config["pad_token_id"] = config["eos_token_id"]  # without one transformers takes one message at a time
-        return config | self.restore(cfg)
+        return config | more
 
     def _refuse(self, config: Mapping[str, Any]) -> None:
         for name, allowed in {**ONLY, **self.only}.items():
@@ -162,12 +172,12 @@ class ConfigTable:
                 raise ValueError(f"{name} is {str(config[name])[:60]}, and tinylora computes it as {allowed[0]} alone")
         architectures = config.get("architectures") or []
         for name in architectures if isinstance(architectures, list) else [architectures]:
-            if name not in self.architectures:
-                raise ValueError(f"architecture {name!r}; known are {', '.join(self.architectures)}")
+            if name not in (known := self.architectures[config["model_type"]]):
+                raise ValueError(f"architecture {name!r}; known are {', '.join(known)}")
 
     def _labels(self, config: Mapping[str, Any]) -> tuple[str, ...]:
         """The names of a classifier's classes in their order; none if it is a language model."""
-        if not any(self.architectures[name] for name in config.get("architectures") or ()):
+        if self.architectures[config["model_type"]][1] not in (config.get("architectures") or ()):
             return ()
         count = config.get("num_labels", 2)
         named = config.get("id2label") or {str(i): f"LABEL_{i}" for i in range(count if type(count) is int else 0)}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from tinylora.models.hf_config import ConfigTable
 
 if TYPE_CHECKING:
     from tinylora.models.decoder import Decoder
+    from tinylora.models.gguf import GGUFTable
 
 LEAVES = {"scale": "weight", "shift": "bias"}  # a layer norm's parameters there; the others have the same names
 
@@ -54,8 +55,7 @@ class Family:
 
     `base` is the prefix that every layer but the head has there, in a file of the whole model. `others` are modules there
     that hold no weights, which patterns in PEFT's configurations may meet. `skipped` matches arrays that are computed, not
-    read. `gguf` are the names of the architecture in GGUF files, and `gguf_config` turns such a file's metadata into a
-    config.json.
+    read. `gguf` says how the family is stored in GGUF files, if it is.
     """
 
     model: type[Decoder]
@@ -64,8 +64,7 @@ class Family:
     rows: tuple[Row, ...]
     others: tuple[str, ...] = ()
     skipped: str = ""
-    gguf: tuple[str, ...] = ()
-    gguf_config: Any = None
+    gguf: GGUFTable | None = None
 
     @property
     def name(self) -> str:
@@ -131,9 +130,9 @@ class Layer(NamedTuple):
 def layers(model: Decoder, headless: bool = False) -> dict[str, Layer]:
     """Every layer of `model` by its name there; `headless` are the names in a file of a model without a head."""
     family, found = family_of(model), {}
-    for row in (*_per_block(family.rows, len(model.trf_blocks)), Row(head_name(model), "out_head")):
+    for row in (*rows_of(family, len(model.trf_blocks)), Row(head_name(model), "out_head")):
         modules = [_submodule(model, path) for path in row.paths]
-        if None not in modules:
+        if all(module is not None and any(True for _ in module.named_parameters()) for module in modules):
             name = row.theirs.removeprefix(family.base) if headless else row.theirs
             owners = [module._modules.get("linear", module) for module in modules if module is not None]
             found[name] = Layer(name, row, list(row.paths), [owner for owner in owners if owner is not None])
@@ -168,6 +167,11 @@ def _per_block(rows: tuple[Row, ...], count: int) -> Iterator[Row]:
         for i in range(count) if "{}" in row.theirs else ("",):
             ours = tuple(path.format(i) for path in row.paths)
             yield Row(row.theirs.format(i), ours, row.turned, row.bias, row.gguf and row.gguf.format(i), row.rotary)
+
+
+def rows_of(family: Family, blocks: int) -> Iterator[Row]:
+    """A family's rows, for a model of so many blocks."""
+    return _per_block(family.rows, blocks)
 
 
 def _submodule(model: nn.Module, path: str) -> nn.Module | None:
