@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tinylora.testing.strategies import (
+    array_tuples,
     arrays,
     broadcastable,
     lora_sizes,
@@ -244,11 +245,24 @@ def quantized_linear(draw):
 
 @st.composite
 def attention(draw):
-    B, H, S, D = (draw(st.integers(0, n)) for n in (2, 2, 4, 3))
-    causal = draw(st.booleans())
+    """Query heads alone or in groups, and every kind of mask; some queries see nothing."""
+    B, Hkv, S, D = (draw(st.integers(0, n)) for n in (2, 2, 4, 3))
+    causal, G = draw(st.booleans()), draw(st.sampled_from([1, 1, 3]))
     T = draw(st.integers(0, S if causal else 4))
-    q, k, v = (draw(arrays((B, H, n, D))) for n in (T, S, S))
-    return Call((q, k, v), {"causal": causal, "p": draw(st.sampled_from([0.0, 0.3])), "key": draw(st.integers(0, 99))})
+    q, k, v = (draw(arrays((B, H, n, D))) for H, n in ((G * Hkv, T), (Hkv, S), (Hkv, S)))
+    shape = draw(st.sampled_from([(B, G * Hkv, T, S), (B, 1, T, S), (1, 1, 1, S), (T, S)]))
+    mask = draw(st.none() | hnp.arrays(bool, shape) | arrays(shape))
+    if mask is not None and mask.dtype != bool and draw(st.booleans()):
+        mask = np.where(mask > 1, -np.inf, mask)
+    options = {"causal": causal, "p": draw(st.sampled_from([0.0, 0.3])), "key": draw(st.integers(0, 99))}
+    return Call((q, k, v), options if mask is None else {**options, "mask": mask})
+
+
+@st.composite
+def rope(draw):
+    lead, T, half = draw(shapes(max_dims=2)), draw(st.integers(0, 3)), draw(st.integers(0, 3))
+    angles = draw(arrays((T, half)))
+    return Call((draw(arrays((*lead, T, 2 * half))), np.cos(angles), np.sin(angles)))
 
 
 @st.composite
@@ -260,9 +274,10 @@ def rows_at(draw):
 @st.composite
 def attention_at(draw):
     B, T, H, D = (draw(st.integers(low, 3)) for low in (0, 1, 1, 1))
-    q, k, v = (draw(arrays(shape)) for shape in ((B, H * D), (B, T, H * D), (B, T, H * D)))
+    G = draw(st.sampled_from([1, 2]))
+    q, k, v = (draw(arrays(shape)) for shape in ((B, G * H, D), (B, H, T, D), (B, H, T, D)))
     last = draw(hnp.arrays(np.int64, (B,), elements=st.integers(0, T - 1)))
-    return Call((q, k, v, last), {"heads": H, "p": draw(st.sampled_from([0.0, 0.3])), "key": draw(st.integers(0, 99))})
+    return Call((q, k, v, last), {"p": draw(st.sampled_from([0.0, 0.3])), "key": draw(st.integers(0, 99))})
 
 
 # ---------------------------------------------------------------------------------- embedding and losses
@@ -279,6 +294,20 @@ def layer_norm(draw):
     C = draw(st.integers(0, 5))
     x = draw(arrays((*draw(shapes(max_dims=2)), C), separated, NO_REPEATS))
     return Call((x, draw(st.just(1.0) | arrays((C,))), draw(st.just(0.0) | arrays((C,)))), {"eps": 1e-5})
+
+
+@st.composite
+def rms_norm(draw):
+    C = draw(st.integers(0, 5))
+    return Call((draw(arrays((*draw(shapes(max_dims=2)), C))), draw(st.just(1.0) | arrays((C,)))), {"eps": 1e-2})
+
+
+@st.composite
+def linear_cross_entropy(draw):
+    N, C, V = draw(st.integers(1, 4)), draw(st.integers(0, 4)), draw(st.integers(1, 5))
+    target = draw(hnp.arrays(np.int64, (N,), elements=st.sampled_from([-100, *range(V)])))
+    target[0] = 0
+    return Call((draw(arrays((N, C))), draw(arrays((V, C))), target))
 
 
 @st.composite
@@ -319,6 +348,7 @@ ROWS: dict[str, st.SearchStrategy[Call]] = {
     "getitem": getitem(),
     "layer_norm": layer_norm(),
     "linear": linear(),
+    "linear_cross_entropy": linear_cross_entropy(),
     "log": unary(positive),
     "log_softmax": along(elements=uniform(-5.0, 5.0)),
     "lora_linear": lora_linear(),
@@ -336,6 +366,8 @@ ROWS: dict[str, st.SearchStrategy[Call]] = {
     "quantized_linear": quantized_linear(),
     "relu": unary(off_integers),  # kink at 0
     "reshape": reshape(),
+    "rms_norm": rms_norm(),
+    "rope": rope(),
     "rows_at": rows_at(),
     "rsqrt": unary(positive),
     "scatter_add": gather(source=True),
@@ -348,6 +380,7 @@ ROWS: dict[str, st.SearchStrategy[Call]] = {
     "std": deviation(NO_REPEATS),  # no derivative where all elements are equal
     "sub": binary(),
     "sum": reduction(),
+    "swiglu": array_tuples(elements=uniform(-5.0, 5.0)).map(lambda pair: Call(pair)),
     "tanh": unary(),
     "tril": triangle(),
     "triu": triangle(),
@@ -374,8 +407,9 @@ def _loras(n: int, d_in: int, d_out: int, r: int, count: int) -> Call:
 
 
 def _at(T: int, C: int, heads: int, p: float) -> Call:
-    arrays = _x((4, C)), _x((4, T, C)), _x((4, T, C)), np.array([0, T - 1, T // 2, T // 3])
-    return Call(arrays, {"heads": heads, "p": p, "key": 5})
+    D = C // heads
+    arrays = _x((4, heads, D)), _x((4, heads, T, D)), _x((4, heads, T, D)), np.array([0, T - 1, T // 2, T // 3])
+    return Call(arrays, {"p": p, "key": 5})
 
 
 LARGE: dict[str, list[Call]] = {

@@ -105,6 +105,77 @@ def test_attention(B, H, T, D, causal, data):
     agree(lambda t, q, k, v: F[t].scaled_dot_product_attention(q, k, v, is_causal=causal), q, k, v)
 
 
+@given(st.sampled_from(["none", "bool", "added"]), st.sampled_from([1, 2, 3]), st.sampled_from([None, 0.3]), st.data())
+def test_attention_with_masks_shared_keys_and_a_scale(kind, group, scale, data):
+    q, k, v = (data.draw(arrays(shape)) for shape in ((2, 2 * group, 3, 4), (2, 2, 5, 4), (2, 2, 5, 4)))
+    shape = data.draw(st.sampled_from([(2, 2 * group, 3, 5), (2, 1, 3, 5), (1, 1, 1, 5), (3, 5)]))
+    mask = {"none": None, "bool": data.draw(hnp.arrays(bool, shape)), "added": data.draw(arrays(shape))}[kind]
+    if kind == "bool":
+        mask[..., 0] = True  # what sees nothing is NaN in some versions of PyTorch, and zeros in others
+
+    def attend(t, q, k, v):
+        masks = {} if mask is None else {"attn_mask": t.tensor(np.ascontiguousarray(mask))}
+        return F[t].scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=True, **masks)
+
+    agree(attend, q, k, v)
+
+
+def test_a_query_that_may_see_nothing_gives_zeros_and_disturbs_no_other():
+    q, k, v = (tinylora.randn(1, 2, 3, 4).requires_grad_() for _ in range(3))
+    mask = tinylora.tensor([[True, True, False], [False, False, False], [True, True, True]])
+    y = nn.functional.scaled_dot_product_attention(q, k, v, mask)
+    y.sum().backward()
+    assert not y[:, :, 1].any() and not q.grad[:, :, 1].any() and q.grad[:, :, 0].any()
+    assert all(x.grad.isfinite().all() for x in (q, k, v))
+
+
+@given(st.integers(0, 2), st.data())
+def test_rms_norm(lead, data):
+    x = data.draw(arrays((*(2,) * lead, 3, 4)))
+    axes = data.draw(st.sampled_from([1, 2]))
+    weight = data.draw(st.none() | arrays(x.shape[-axes:]))
+    for eps in (1e-5, None):
+        agree(
+            lambda t, x, *w, eps=eps: F[t].rms_norm(x, x.shape[-axes:], *w, eps=eps),
+            *[a for a in (x, weight) if a is not None],
+        )
+
+
+def test_rotary_embedding_turns_each_pair_by_its_angle_and_keeps_scores_of_equal_distance():
+    """A score depends on how far apart two positions are, and the halves of a head are what is paired."""
+    rng = np.random.default_rng(0)
+    q, k = (tinylora.tensor(rng.standard_normal((1, 1, 1, 8))) for _ in range(2))
+
+    def at(x, position):
+        angles = tinylora.tensor(position * 10_000.0 ** (-np.arange(4) / 4))[None]
+        return nn.functional.rope(x, angles.cos(), angles.sin())
+
+    score = (at(q, 7.0) * at(k, 4.0)).sum()
+    assert score.allclose((at(q, 103.0) * at(k, 100.0)).sum()) and not score.allclose((q * k).sum())
+    x, angle = q.numpy()[0, 0, 0], 7.0
+    turned = (x[0] + 1j * x[4]) * np.exp(1j * angle)
+    np.testing.assert_allclose(at(q, angle).numpy()[0, 0, 0, [0, 4]], [turned.real, turned.imag])
+
+
+@given(array_tuples())
+def test_a_gated_product(pair):
+    agree(lambda t, a, b: nn.functional.swiglu(a, b) if t is tinylora else F[t].silu(a) * b, *pair)
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.data())
+def test_a_head_and_its_loss_in_one(N, V, data):
+    x, weight = data.draw(arrays((N, 3))), data.draw(arrays((V, 3)))
+    target = data.draw(hnp.arrays(np.int64, (N,), elements=st.sampled_from([-100, *range(V)])))
+    target[0] = 0
+
+    def loss(t, x, W):
+        if t is tinylora:
+            return nn.functional.linear_cross_entropy(x, W, t.tensor(target))
+        return F[t].cross_entropy(F[t].linear(x, W), t.tensor(target))
+
+    agree(loss, x, weight)
+
+
 def test_attention_may_look_at_more_keys_than_it_has_queries():
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal((2, 2, n, 3)) for n in (2, 5, 5))
@@ -117,8 +188,15 @@ def test_attention_refuses_what_pytorch_would_answer_otherwise():
     q, k = tinylora.zeros(1, 1, 2, 3), tinylora.zeros(1, 1, 4, 3)
     with pytest.raises(RuntimeError, match="as many queries as keys, got 2 and 4"):
         nn.functional.scaled_dot_product_attention(q, k, k, is_causal=True)
-    with pytest.raises(NotImplementedError, match="attn_mask"):
-        nn.functional.scaled_dot_product_attention(k, k, k, tinylora.zeros(4, 4))
+    with pytest.raises(RuntimeError, match="give attn_mask or is_causal, not both"):
+        nn.functional.scaled_dot_product_attention(k, k, k, tinylora.zeros(4, 4), is_causal=True)
+    with pytest.raises(RuntimeError, match="attn_mask is boolean or float32, not int64"):
+        nn.functional.scaled_dot_product_attention(k, k, k, tinylora.zeros(4, 4).long())
+    many = tinylora.zeros(1, 4, 4, 3)
+    with pytest.raises(RuntimeError, match="enable_gqa=True lets query heads share keys"):
+        nn.functional.scaled_dot_product_attention(many, k, k)
+    with pytest.raises(RuntimeError, match="the heads of key do not divide those of query"):
+        nn.functional.scaled_dot_product_attention(tinylora.zeros(1, 3, 4, 3), many[:, :2], many[:, :2], enable_gqa=True)
     with pytest.raises(RuntimeError, match="one dtype, got float32 and float64"):
         nn.functional.scaled_dot_product_attention(k, k, k.double())
 

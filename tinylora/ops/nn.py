@@ -127,6 +127,25 @@ def layer_norm(xp, x, weight, bias, eps):
 
 
 @op
+def rms_norm(xp, x, weight, eps):
+    """y = n w,  n = x / √(mean x² + ε) over the last axis.  Zhang & Sennrich 2019, "Root Mean Square Layer Normalization".
+
+    dL/dx = (h - n · mean(h n)) / √(mean x² + ε),  h = g w      dL/dw = Σ g n
+    """
+    inverse = 1 / xp.sqrt(mean(x * x) + eps)
+    n = x * inverse
+
+    def d_x(g):
+        h = g * weight
+        return inverse * (h - n * mean(h * n))
+
+    def d_weight(g):
+        return g * n
+
+    return n * weight, (d_x, d_weight)
+
+
+@op
 def dropout(xp, x, p, key):
     """y = x m / (1 - p),  m = 1 with probability 1 - p, drawn from `key`: the same key gives the same mask.
 
@@ -191,30 +210,52 @@ def cross_entropy(xp, logits, target, weight=None, ignore_index=-100, reduction=
 # ----------------------------------------------------------------------------------------- attention
 @op
 def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
-    """y = (P ∘ M) v,  P = softmax(q kᵀ / √D).  Vaswani et al. 2017, equation 1.
+    """y = (P ∘ M) v,  P = softmax(q kᵀ / √D + mask).  Vaswani et al. 2017, equation 1.
 
-    q (B, H, T, D), k and v (B, H, S, D), y (B, H, T, D). Causal: the last query sees all S keys, the one before it
-    S - 1, and so on. M is the dropout mask (all ones for p = 0).
+    q (B, H, T, D), k and v (B, Hkv, S, D), y (B, H, T, D). Each of the Hkv heads of keys and values is read by G = H / Hkv
+    query heads (Ainslie et al. 2023, "GQA"): a group's queries stand side by side, (B, Hkv, G, T, D), and nothing is
+    repeated. Causal: the last query sees all S keys, the one before it S - 1, and so on. mask, which broadcasts to
+    (B, H, T, S), is boolean (what may be seen) or added to the scores. A query that sees nothing gives zeros. M is the
+    dropout mask (all ones for p = 0).
 
     dL/dv = (P ∘ M)ᵀ g      dP = (g vᵀ) ∘ M      dS = P ∘ (dP - Σ dP ∘ P)      dL/dq = dS k / √D      dL/dk = dSᵀ q / √D
     """
-    scale = 1 / math.sqrt(q.shape[-1] or 1)
-    scores = scale * (q @ k.swapaxes(-1, -2))  # (B, H, T, D) (B, H, D, S) -> (B, H, T, S)
+    Hkv, scale = k.shape[-3], 1 / math.sqrt(q.shape[-1] or 1)
+
+    def grouped(x):
+        return x.reshape(*x.shape[:-3], Hkv, x.shape[-3] // (Hkv or 1), *x.shape[-2:])  # (B, H, ..) -> (B, Hkv, G, ..)
+
+    def heads(x):
+        return x.reshape(*x.shape[:-4], -1, *x.shape[-2:]) if x.size else x.reshape(*x.shape[:-4], q_heads, *x.shape[-2:])
+
+    q_heads, q, k, v = q.shape[-3], grouped(q), k[..., None, :, :], v[..., None, :, :]
+    scores = scale * (q @ k.swapaxes(-1, -2))  # (B, Hkv, G, T, D) (B, Hkv, 1, D, S) -> (B, Hkv, G, T, S)
+    if mask is not None:
+        mask = mask if mask.ndim < 3 else mask[..., None, :, :] if mask.shape[-3] == 1 else grouped(mask)
+        scores = xp.where(mask, scores, -math.inf) if mask.dtype == bool else scores + mask.astype(scores.dtype)
     if causal:
         future = ~xp.tri(*scores.shape[-2:], k.shape[-2] - q.shape[-2], dtype=bool)
         scores = xp.where(future, -math.inf, scores)
     P, (through_softmax,) = softmax.definition(xp, scores, axis=-1)
-    M = dropout_mask(xp, P.shape, p, key, P.dtype) if p else 1.0
+    if mask is not None:
+        P, (through_softmax,) = unseen_as_zero(xp, scores, P)
+    M = dropout_mask(xp, (*P.shape[:-4], q_heads, *P.shape[-2:]), p, key, P.dtype).reshape(P.shape) if p else 1.0
 
-    d_scores = once(lambda g: scale * through_softmax((g @ v.swapaxes(-1, -2)) * M))  # (B, H, T, S)
+    d_scores = once(lambda g: scale * through_softmax((grouped(g) @ v.swapaxes(-1, -2)) * M))  # (B, Hkv, G, T, S)
 
     def d_q(g):
-        return d_scores(g) @ k
+        return heads(d_scores(g) @ k)
 
     def d_k(g):
-        return d_scores(g).swapaxes(-1, -2) @ q
+        return (d_scores(g).swapaxes(-1, -2) @ q).sum(axis=-3)  # over the group
 
     def d_v(g):
-        return (P * M).swapaxes(-1, -2) @ g
+        return ((P * M).swapaxes(-1, -2) @ grouped(g)).sum(axis=-3)
 
-    return (P * M) @ v, (d_q, d_k, d_v)
+    return heads((P * M) @ v), (d_q, d_k, d_v)
+
+
+def unseen_as_zero(xp, scores, P):
+    """Softmax P of scores, with zeros in rows of -∞ alone, where it is 0 / 0; and its vjp."""
+    P = xp.where(xp.isneginf(scores), 0.0, P)
+    return P, (lambda g: P * (g - (g * P).sum(axis=-1, keepdims=True)),)

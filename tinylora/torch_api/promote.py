@@ -120,6 +120,17 @@ def _fit(x: Any, dtype: np.dtype, mixed: bool) -> Any:
     return x if x.dtype == dtype else record(ops.cast, x, dtype=dtype)
 
 
+def need_float(name: str, input: Tensor) -> None:
+    """Raise RuntimeError unless it is a floating-point tensor."""
+    if not is_floating(input.dtype):
+        raise RuntimeError(f"{name}: expected a floating-point tensor, got {input.dtype}; use .float() first")
+
+
+def wide(input: Tensor) -> Tensor:
+    """bfloat16 as float32, for sums of exponentials."""
+    return record(ops.cast, input, dtype=float32) if input.dtype == bfloat16 else input
+
+
 def follow(weight: Tensor, *operands: Any) -> list[Any]:
     """The operands of a product or a norm in the dtype of its `weight`, where one is float32 and the other bfloat16.
 

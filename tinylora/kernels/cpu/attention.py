@@ -32,17 +32,17 @@ Heads = tuple[slice, slice]  # of the batch, and of the heads of one: what one t
 def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
     """The definition, a block of query rows (b, h, R, n) at a time; keys that are future to a whole block are skipped.
 
-    P = e / Σ e is never formed. With a mask M of 0 and 1, and per row g' = g / (Σ e · (1 - p)) and Δ = Σ g ∘ y / Σ e,
-    dL/dv = (e ∘ M)ᵀ g' and dS = e ∘ ((g' vᵀ) ∘ M - Δ), and one walk over the blocks gives all three gradients.
-    Declines zero sizes, p = 1, other dtypes than float32 and float64, k and v that differ in shape or from q in batch,
-    and causal queries that come before the first key.
+    P = e / Σ e is never formed. With a mask M of 0 and 1, and per row g' = g / (Σ e · (1 - p)) and Δ = Σ g ∘ y / Σ e, dL/dv
+    = (e ∘ M)ᵀ g' and dS = e ∘ ((g' vᵀ) ∘ M - Δ), and one walk over the blocks gives all three gradients. Declines masks,
+    zero sizes, p = 1, other dtypes than float32 and float64, k and v that differ in shape or from q in batch, and causal
+    queries that come before the first key.
     """
     (*batch, T, D), S = q.shape, k.shape[-2]
     if len(batch) != 2 or k.shape != (*batch, S, D) or v.shape != k.shape or 0 in (*q.shape, S):
         return NotImplemented
     if not q.dtype == k.dtype == v.dtype or q.dtype.char not in "fd" or isinstance(q, MetaArray):
         return NotImplemented
-    if p == 1 or (causal and S < T):
+    if mask is not None or p == 1 or (causal and S < T):
         return NotImplemented
     (B, H), scale, kept = batch, 1 / math.sqrt(D), 1 / (1 - p)
     scaled_q = q * scale
@@ -64,9 +64,9 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
         if first:
             top[b, h, i] = s.max(axis=-1, keepdims=True)
         s -= top[b, h, i]
-        return xp.exp(s, out=s), mask(b, h, i, n) if p else None
+        return xp.exp(s, out=s), dropped(b, h, i, n) if p else None
 
-    def mask(b, h, i, n):
+    def dropped(b, h, i, n):
         """The part of the definition's dropout mask that covers a block, as 0 and 1."""
         axes = [xp.arange(length, dtype=np.uint64) for length in (B, H, T, n)]
         positions = axes[0][b, None] * np.uint64(H) + axes[1][h]
