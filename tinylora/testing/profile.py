@@ -251,7 +251,11 @@ def _attention(vjp: str, shapes: Any, out: Any, options: Any) -> int:
 
 def _attention_at(vjp: str, shapes: Any, out: Any, options: Any) -> int:
     """As attention with one query a row, which may see all keys."""
-    return 2 * math.prod(shapes[1]) * {"": 2, "d_q": 2, "d_k": 1, "d_v": 1}[vjp]
+    return 2 * math.prod(shapes[0]) * shapes[1][-2] * {"": 2, "d_q": 2, "d_k": 1, "d_v": 1}[vjp]
+
+
+def _linear_cross_entropy(vjp: str, shapes: Any, out: Any, options: Any) -> int:
+    return 2 * math.prod(shapes[0]) * shapes[1][0]
 
 
 FORMULAS: dict[str, Callable[..., int]] = {
@@ -263,4 +267,5 @@ FORMULAS: dict[str, Callable[..., int]] = {
     "quantized_linear": _linear,
     "attention": _attention,
     "attention_at": _attention_at,
+    "linear_cross_entropy": _linear_cross_entropy,
 }
