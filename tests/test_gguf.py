@@ -38,7 +38,12 @@ def tensor(name, kind, dims, seed=0):
     return name, number, dims, (blocks & 0xBFFF if kind == "BF16" else blocks).tobytes()
 
 
-TENSORS = [tensor("w", "Q4_1", (64, 2)), tensor("n", "F32", (3,)), tensor("h", "F16", (2, 3)), tensor("empty", "F32", (0, 2))]
+TENSORS = [
+    tensor("w", "Q4_1", (64, 2)),
+    tensor("n", "F32", (3,)),
+    tensor("h", "F16", (2, 3)),
+    tensor("empty", "F32", (0, 2)),
+]
 WHOLE = gguf_of(METADATA, TENSORS)
 
 
@@ -124,7 +129,9 @@ def test_a_tensor_of_many_slabs_is_read_as_a_whole(kind, tmp_path):
 def test_the_library_writes_what_is_read(tmp_path):
     library = pytest.importorskip("gguf")
     writer, rng = library.GGUFWriter(tmp_path / "x.gguf", "llama"), np.random.default_rng(0)
-    arrays = {kind: rng.standard_normal((4, 256)).astype("f4") for kind in ("F32", "F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")}
+    arrays = {
+        kind: rng.standard_normal((4, 256)).astype("f4") for kind in ("F32", "F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+    }
     writer.add_array("some.names", ["a", "b"])
     for kind, array in arrays.items():
         number = library.GGMLQuantizationType[kind]
@@ -245,7 +252,9 @@ def test_numbers_that_are_none_are_refused(tmp_path):
         "Q8_0": blocks_of("Q8_0", 0, 1), "Q6_K": blocks_of("Q6_K", 0, 1), "Q4_1": blocks_of("Q4_1", 0, 1),
     }  # fmt: skip
     bad["Q8_0"]["d"], bad["Q6_K"]["d"], bad["Q4_1"]["m"] = np.inf, np.nan, -np.inf
-    tensors = [(*tensor(kind, kind, (blocks.size * BLOCKS[kind].length,))[:3], blocks.tobytes()) for kind, blocks in bad.items()]
+    tensors = [
+        (*tensor(kind, kind, (blocks.size * BLOCKS[kind].length,))[:3], blocks.tobytes()) for kind, blocks in bad.items()
+    ]
     (tmp_path / "x.gguf").write_bytes(gguf_of({}, tensors))
     file = GGUF(tmp_path / "x.gguf")
     for kind in bad:

@@ -63,5 +63,3 @@ class GGUF:
         """Give the pages that were read back to the system; they are read again if they are asked for again."""
         if hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
-
-

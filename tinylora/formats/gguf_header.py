@@ -30,7 +30,9 @@ BOOL, STRING, ARRAY = 7, 8, 9
 TYPES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 12: "Q4_K", 14: "Q6_K", 30: "BF16",
 }  # fmt: skip
-LEAST = {BOOL: 1, STRING: 8, ARRAY: 12} | {number: dtype.itemsize for number, dtype in NUMBERS.items()}  # bytes a value takes
+LEAST = {BOOL: 1, STRING: 8, ARRAY: 12} | {
+    number: dtype.itemsize for number, dtype in NUMBERS.items()
+}  # bytes a value takes
 LARGEST = 2**48  # elements
 LONGEST_NAME = 65_535  # bytes of a key
 DEEPEST = 4  # arrays of arrays
@@ -127,7 +129,9 @@ class _Header:
             return self._text(key)
         if kind == ARRAY and depth < DEEPEST:
             return self._array(key, depth)
-        raise LoadError(f"{key} " + (f"nests arrays deeper than {DEEPEST}" if kind == ARRAY else f"has the unknown type {kind}"))
+        raise LoadError(
+            f"{key} " + (f"nests arrays deeper than {DEEPEST}" if kind == ARRAY else f"has the unknown type {kind}")
+        )
 
     def _array(self, key: str, depth: int) -> Any:
         kind, count = self._number("<I", key), self._number("<Q", key)
@@ -172,7 +176,9 @@ class _Header:
             if offset != at:
                 raise LoadError(f"{name} begins at byte {offset:,} of the data, where byte {at:,} is next")
             if start + offset + size > self.size:
-                raise LoadError(f"{name} ends at byte {offset + size:,} of the data, which has {max(self.size - start, 0):,}")
+                raise LoadError(
+                    f"{name} ends at byte {offset + size:,} of the data, which has {max(self.size - start, 0):,}"
+                )
             at = _up(offset + size, alignment)
         return {
             name: Entry(kind, shape, start + offset, start + offset + size)

@@ -15,9 +15,7 @@ from tinylora.formats import LoadError
 from tinylora.text.tokenizer import LibraryTokenizer
 
 CONTROL, USER_DEFINED = 3, 4  # kinds of token that are looked for in a text before it is cut up
-WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def _bytes_only(library: Any) -> Any:

@@ -85,7 +85,8 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         __self._allow(__obj, owner, name)
         if not isinstance(__obj, Macro | LoopContext):  # their bodies pay
             priced = (owner, *args) if isinstance(owner, str | list | tuple) else args
-            __self._price(name, priced, kwargs, shallow=False)
+            named = {key: value for key, value in kwargs.items() if key not in ("_loop_vars", "_block_vars")}  # jinja2's own
+            __self._price(name, priced, named, shallow=False)
         return __self.budget.made(super().call(__context, __obj, *args, **kwargs))
 
     def getitem(self, obj: Any, argument: Any) -> Any:
@@ -133,10 +134,17 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         return "".join(map(str, values))
 
     def _tojson(
-        self, value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
+        self,
+        value: Any,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: Any = None,
+        sort_keys: bool = False,
     ) -> str:
         """JSON as transformers writes it: nothing escaped for HTML."""
-        encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=_width(indent), separators=separators, sort_keys=sort_keys)
+        encoder = json.JSONEncoder(
+            ensure_ascii=ensure_ascii, indent=_width(indent), separators=separators, sort_keys=sort_keys
+        )
         return "".join(self.budget.made(piece) for piece in encoder.iterencode(value))
 
 
@@ -235,7 +243,9 @@ def _result_size(operator: str, left: Any, right: Any) -> int:
     if operator == "%" and isinstance(left, str):
         raise SecurityError("it formats a text with %, which it may not")
     if operator == "**" and isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > BITS:
-        raise SpentError(f"it takes a number to the power of {right:,}" if right.bit_length() <= BITS else "its numbers are large")
+        raise SpentError(
+            f"it takes a number to the power of {right:,}" if right.bit_length() <= BITS else "its numbers are large"
+        )
     if operator == "*":
         return max(size(left) * right if isinstance(right, int) else 0, size(right) * left if isinstance(left, int) else 0)
     return size(left) + size(right)
