@@ -37,7 +37,7 @@ def padded(content, alignment=32):
 
 
 def gguf_of(metadata=(), tensors=(), version=3, counts=None, alignment=32):
-    """A file of metadata (a dict, or pairs of name and (type, bytes)) and tensors (name, type number, dims, bytes[, offset])."""
+    """A file of metadata (a dict, or pairs of name and (type, bytes)) and tensors (name, type, dims, bytes[, offset])."""
     pairs = [(k, value(v)) for k, v in metadata.items()] if isinstance(metadata, dict) else list(metadata)
     head = b"GGUF" + struct.pack("<IQQ", version, *(counts or (len(tensors), len(pairs))))
     head += b"".join(text(key) + struct.pack("<I", kind) + content for key, (kind, content) in pairs)

@@ -66,7 +66,8 @@ QWEN3 = """{%- if tools %}
             {%- set reasoning = message.content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') %}
         {%- endif %}
         {%- if loop.index0 > ns.last_query_index and (loop.last or reasoning) %}
-            {{- '<|im_start|>assistant\\n<think>\\n' + reasoning.strip('\\n') + '\\n</think>\\n\\n' + content.lstrip('\\n') }}
+            {{- '<|im_start|>assistant\\n<think>\\n' + reasoning.strip('\\n') + '\\n</think>\\n\\n' }}
+            {{- content.lstrip('\\n') }}
         {%- else %}
             {{- '<|im_start|>' + message.role + '\\n' + content }}
         {%- endif %}
@@ -205,38 +206,49 @@ TOO_MUCH, NOT_ALLOWED = "it does more work than a chat template may", "which it 
 @pytest.mark.parametrize(
     "source, message",
     [
-        ("{{ 'a' * 10**9 }}", TOO_MUCH), ("{{ 10**9 * [1] }}", TOO_MUCH), ("{{ 10**(10**10) }}", "it takes a number to the power"),
-        ("{% set ns = namespace(x=3) %}{% for i in range(99) %}{% set ns.x = ns.x * ns.x %}{% endfor %}", "it makes a number of"),
+        ("{{ 'a' * 10**9 }}", TOO_MUCH), ("{{ 10**9 * [1] }}", TOO_MUCH),
+        ("{{ 10**(10**10) }}", "it takes a number to the power"),
+        ("{% set ns = namespace(x=3) %}{% for i in range(99) %}{% set ns.x = ns.x * ns.x %}{% endfor %}", "it makes a number"),
         ("{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}", TOO_MUCH),
         ("{% for a in range(100000) %}{% for b in range(100000) if false %}{% endfor %}{% endfor %}", TOO_MUCH),
         ("{% for a in range(100000) %}" + "long text " * 100 + "{% endfor %}", TOO_MUCH),
         ("{% set x %}{% for a in range(100000) %}" + "long text " * 100 + "{% endfor %}{% endset %}", TOO_MUCH),
-        ("{% macro f() %}" + "long text " * 1000 + "{% endmacro %}{% for a in range(10000) %}{{ f() }}{% endfor %}", TOO_MUCH),
+        ("{% macro f() %}" + "long text " * 999 + "{% endmacro %}{% for a in range(999) %}{{ f() }}{% endfor %}", TOO_MUCH),
         ("{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}", "it calls itself, or is nested, too deeply"),
         ("{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(40) }}", TOO_MUCH),
         ("{% for x in [1] recursive %}{{ loop([x]) }}{% endfor %}", "too deeply"), ("{{ range(10**12) }}", "Range too big"),
         (doubling("'aaaa'", "ns.x + ns.x"), TOO_MUCH), (doubling("'aaaa'", "ns.x ~ ns.x"), TOO_MUCH),
         (doubling("'aaaa'", "ns.x.replace('a', 'aa')"), TOO_MUCH),
         (DAG + "{{ ns.x }}", TOO_MUCH), (DAG + "{{ ns.x ~ 1 }}", TOO_MUCH), (DAG + "{{ ns.x | string }}", TOO_MUCH),
-        (DAG + "{{ ns.x == [ns.x] }}", TOO_MUCH), (DAG + "{{ ns.x is upper }}", TOO_MUCH), (DAG + "{{ {}[ns.x] }}", TOO_MUCH),
-        (DAG + "{{ {ns.x: 1} }}", TOO_MUCH), (DAG + "{{ {}.get(ns.x) }}", TOO_MUCH), (DAG + "{{ dict([(ns.x, 1)]) }}", TOO_MUCH),
-        (DAG + "{{ ns.x | tojson }}", TOO_MUCH), (DAG + "{{ [ns.x] | join }}", TOO_MUCH), (DAG + "{{ [ns.x, 1] | unique }}", TOO_MUCH),
+        (DAG + "{{ ns.x == [ns.x] }}", TOO_MUCH), (DAG + "{{ ns.x is upper }}", TOO_MUCH),
+        (DAG + "{{ {}[ns.x] }}", TOO_MUCH),
+        (DAG + "{{ {ns.x: 1} }}", TOO_MUCH), (DAG + "{{ {}.get(ns.x) }}", TOO_MUCH),
+        (DAG + "{{ dict([(ns.x, 1)]) }}", TOO_MUCH),
+        (DAG + "{{ ns.x | tojson }}", TOO_MUCH), (DAG + "{{ [ns.x] | join }}", TOO_MUCH),
+        (DAG + "{{ [ns.x, 1] | unique }}", TOO_MUCH),
         (LONG + "{{ s.replace('', s) }}", TOO_MUCH), (LONG + "{{ s | replace('a', s) }}", TOO_MUCH),
-        (LONG + "{{ s | join(s) }}", TOO_MUCH), (LONG + "{{ s.join(range(9999)) }}", TOO_MUCH), (LONG + "{{ s.strip(s) }}", TOO_MUCH),
-        (LONG + "{{ s.rfind('b' ~ s) }}", TOO_MUCH), (LONG + "{{ 'b\nb' | indent(s) }}{{ 'b\nb' * 9 | indent(s) }}", TOO_MUCH),
-        (LONG + "{{ range(99999) | reverse | join(s) }}", TOO_MUCH), (LONG + "{% for x in [1] %}{{ loop | join(s) }}{% endfor %}", "a loop"),
-        ("{{ 'a' | indent(10**9) }}", "it indents by more than 64"), ("{{ [1] | tojson(indent=10**9) }}", "it indents by more"),
-        ("{{ 'a'.ljust(10**9) }}", NOT_ALLOWED), ("{{ '{:999999999}'.format(1) }}", NOT_ALLOWED), ("{{ '%9d' % 1 }}", NOT_ALLOWED),
+        (LONG + "{{ s | join(s) }}", TOO_MUCH), (LONG + "{{ s.join(range(9999)) }}", TOO_MUCH),
+        (LONG + "{{ s.strip(s) }}", TOO_MUCH),
+        (LONG + "{{ s.rfind('b' ~ s) }}", TOO_MUCH),
+        (LONG + "{{ 'b\nb' | indent(s) }}{{ 'b\nb' * 9 | indent(s) }}", TOO_MUCH),
+        (LONG + "{{ range(9999) | reverse | join(s) }}", TOO_MUCH),
+        (LONG + "{% for x in [1] %}{{ loop | join(s) }}{% endfor %}", "a loop"),
+        ("{{ 'a' | indent(10**9) }}", "it indents by more than 64"),
+        ("{{ [1] | tojson(indent=10**9) }}", "it indents by more"),
+        ("{{ 'a'.ljust(10**9) }}", NOT_ALLOWED), ("{{ '{:999999999}'.format(1) }}", NOT_ALLOWED),
+        ("{{ '%9d' % 1 }}", NOT_ALLOWED),
         ("{{ 'a' | center(10**9) }}", "No filter named 'center'"), ("{{ lipsum(9999) }}", "'lipsum' is undefined"),
         ("{% include 'x' %}", NOT_ALLOWED), ("{% import 'x' as x %}", NOT_ALLOWED), ("{% extends 'x' %}", NOT_ALLOWED),
         ("{% from 'x' import y %}", NOT_ALLOWED), ("{{ ''.__class__ }}", "it reads '__class__' of a str, which it may not"),
         ("{{ ''['__class__'] }}", NOT_ALLOWED), ("{{ messages | attr('__class__') }}", "No filter named 'attr'"),
         ("{{ messages | map(attribute='__class__') | list }}", NOT_ALLOWED), ("{{ range.__globals__ }}", NOT_ALLOWED),
-        ("{{ messages.append(1) }}", NOT_ALLOWED), ("{{ messages[0].update(a=1) }}", NOT_ALLOWED), ("{{ (7).bit_length() }}", NOT_ALLOWED),
+        ("{{ messages.append(1) }}", NOT_ALLOWED), ("{{ messages[0].update(a=1) }}", NOT_ALLOWED),
+        ("{{ (7).bit_length() }}", NOT_ALLOWED),
         ("{{ raise_exception('no\nsuch \x1b[2J') }}", "the chat template: no such [2J"), ("{{ x.y }}", "'x' is undefined"),
         ("{{ 1 // 0 }}", "by zero"), ("{{ 'a' + 1 }}", "the chat template: "), ("{% if %}", "Expected an expression"),
         ("{{ " + "(" * 5000 + ")" * 5000 + " }}", "too deeply"), ("{{ a" + "|trim" * 99 + " }}", "more than 80 deep"),
-        ("{% if a %}" * 99 + "{% endif %}" * 99, "more than 80 deep"), (" " * (LONGEST + 1), "it has 65,537 characters, and 65,536"),
+        ("{% if a %}" * 99 + "{% endif %}" * 99, "more than 80 deep"),
+        (" " * (LONGEST + 1), "it has 65,537 characters, and 65,536"),
     ],
 )  # fmt: skip
 def test_what_no_template_needs_is_refused_soon_and_in_one_line(source, message):
@@ -254,8 +266,8 @@ def test_what_no_template_needs_is_refused_soon_and_in_one_line(source, message)
     assert time.perf_counter() - began < 30 and peak < 100 << 20  # most of the time is spent on watching the memory
 
 
-WORDS = "{% {%- %} -%} {{ }} for x in if else endif endfor set endset macro f ( ) endmacro [ ] 1 'a' * ** + ~ | join map tojson range"
-WORDS += " messages . role content loop ns namespace == is defined \n , : not recursive call endcall"
+WORDS = "{% {%- %} -%} {{ }} for x in if else endif endfor set endset macro f ( ) endmacro [ ] 1 'a' * ** + ~ | join map"
+WORDS += " tojson range messages . role content loop ns namespace == is defined \n , : not recursive call endcall"
 
 
 @given(st.lists(st.sampled_from(WORDS.split(" ")), max_size=30).map(" ".join))

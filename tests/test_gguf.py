@@ -217,9 +217,11 @@ NESTED = b"".join([struct.pack("<IQ", 9, 1)] * 6)
         (one(dims=(9,)), "w ends at byte 36 of the data, which has 32"),
         (one(offset=32), "w begins at byte 32 of the data, where byte 0 is next"),
         (one(offset=2**63), "w begins at byte"), (one(offset=7), "w begins at byte 7"),
-        (gguf_of({}, [("v", 0, (2,), bytes(8), 0), ("w", 0, (2,), bytes(8), 0)]), "w begins at byte 0 of the data, where byte 32"),
+        (gguf_of({}, [("v", 0, (2,), bytes(8), 0),
+        ("w", 0, (2,), bytes(8), 0)]), "w begins at byte 0 of the data, where byte 32"),
         (gguf_of({}, [("v", 0, (2,), bytes(8), 0), ("w", 0, (2,), bytes(8), 64)]), "w begins at byte 64"),
-        (WHOLE[:200], "claims 9 bytes of text, of 0 left"), (WHOLE[: -len(padded(TENSORS[2][3])) - 1], "of the data, which has"),
+        (WHOLE[:200], "claims 9 bytes of text, of 0 left"),
+        (WHOLE[: -len(padded(TENSORS[2][3])) - 1], "of the data, which has"),
     ],
 )  # fmt: skip
 def test_every_fault_is_named(tmp_path, content, message):

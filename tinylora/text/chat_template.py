@@ -29,7 +29,8 @@ class ChatTemplate:
     Raises LoadError, in one line, if it is too long, no Jinja, or asks for what is not allowed; RuntimeError if jinja2 is
     missing.
 
-    >>> template = ChatTemplate("{% for m in messages %}[{{ m.role }}] {{ m.content | trim }}{{ eos_token }}{% endfor %}", "", "#")
+    >>> source = "{% for m in messages %}[{{ m.role }}] {{ m.content | trim }}{{ eos_token }}{% endfor %}"
+    >>> template = ChatTemplate(source, eos_token="#")
     >>> template.render([{"role": "user", "content": " Hello "}])
     '[user] Hello#'
     """

@@ -137,9 +137,10 @@ def _made(entries: _Entries) -> tuple[Any, Callable[[Any, bool], list[Any]]]:
         import tokenizers
     except ImportError:
         raise RuntimeError(f"{entries.where} has a tokenizer, which needs a library: pip install 'tinylora[hf]'") from None
-    pairs = [tuple(merge.split(" ")) for merge in entries.texts("merges")]
-    if odd := next((pair for pair in pairs if len(pair) != 2 or "".join(pair) not in vocabulary), None):
-        raise entries.error("merges", f"has {' '.join(odd)[:40]!r}, which does not join two tokens into a third")
+    merges = entries.texts("merges")
+    pairs = [(first, second) for first, _, second in (merge.partition(" ") for merge in merges)]
+    if odd := next((pair for pair in pairs if not all(pair) or "".join(pair) not in vocabulary), None):
+        raise entries.error("merges", f"has {' '.join(odd).strip()[:40]!r}, which does not join two tokens into a third")
     try:
         # A word that is a token is that token, whatever the merges say: so in Llama 3's own tokenizer.json
         model = tokenizers.models.BPE(vocabulary, pairs, ignore_merges=family is _llama3)

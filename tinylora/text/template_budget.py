@@ -9,7 +9,8 @@ PER_UNIT = 50  # more for each unit of the messages and of the template
 STEP = 10
 BITS = 1024  # of a whole number
 
-COLLECTIONS = (list, tuple, set, frozenset, *(type(view) for view in ({}.keys(), {}.items(), {}.values())))
+EMPTY: dict[str, Any] = {}
+COLLECTIONS = (list, tuple, set, frozenset, type(EMPTY.keys()), type(EMPTY.items()), type(EMPTY.values()))
 SIZED = (str, dict, range, *COLLECTIONS)
 
 

@@ -1,4 +1,4 @@
-"""jinja2's immutable sandbox for chat templates: few functions, and a price on every step. Imported only where it is used."""
+"""jinja2's immutable sandbox for chat templates: few functions, and a price on every step. Imported only where needed."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         self.budget.pay(_result_size(operator, left, right))
         return self.budget.made(super().call_binop(context, operator, left, right))
 
-    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: B902, N805: as in jinja2
+    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         if isinstance(__obj, types.MethodType) and __obj.__self__ is __self:
             return __self.pay(*args)
         owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
@@ -102,7 +102,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         if not allowed and not any(isinstance(owner, kind) and name in names.split() for kind, names in METHODS.items()):
             raise SecurityError(f"it calls {str(name or type(function).__name__)!r}, which it may not")
 
-    def _paying(self, name: str, function: Callable[..., Any], shallow: bool) -> Callable[..., Any]:
+    def _paying(self, name: str, function: Any, shallow: bool) -> Callable[..., Any]:
         skip = 1 if hasattr(function, "jinja_pass_arg") else 0  # the context comes first
 
         @functools.wraps(function)  # which copies that mark
@@ -158,7 +158,7 @@ class ChatNamespace(Namespace):
 class Generation(Extension):
     """{% generation %}..{% endgeneration %}, which marks what the model said: written like the rest."""
 
-    tags = {"generation"}
+    tags = {"generation"}  # noqa: RUF012, as in jinja2
 
     def parse(self, parser: Any) -> list[nodes.Node]:
         next(parser.stream)
@@ -166,7 +166,7 @@ class Generation(Extension):
 
 
 class Metered(NodeTransformer):
-    """Puts into a parsed template what jinja2 leaves no hook for: the price of loops, macros, `~`, comparisons and slices."""
+    """Puts into a parsed template what jinja2 leaves no hook for: the price of loops, macros, `~`, `==` and slices."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         if node.test is not None:
@@ -185,7 +185,8 @@ class Metered(NodeTransformer):
 
     def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
         self.generic_visit(node)
-        for side in (node, *node.ops):
+        sides: list[Any] = [node, *node.ops]
+        for side in sides:
             if not isinstance(side.expr, nodes.Const):
                 side.expr = _filter(side.expr, READ)
         return node
