@@ -97,15 +97,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("adapter", metavar="ADAPTER", help="a run's folder, an adapter file, or a merged model")
     sub.add_argument("text", metavar="TEXT", nargs="*", help="default: lines of standard input")
 
-    sub = command(
-        "generate", commands.generate_text, default=None, help="the language model; default: the adapter's, else nano"
-    )
+    sub = command("generate", commands.generate_text, default=None, help="default: the adapter's base, else nano")
     sub.add_argument("--prompt", default="The ")
     sampling(sub, temperature=0.7, top_p=None, tokens=200)
 
-    sub = command(
-        "chat", commands.chat, default=None, help="a model with a chat template; default: the adapter's, else smollm2"
-    )
+    sub = command("chat", commands.chat, default=None, help="default: the adapter's base, else smollm2")
     sub.add_argument("--system", metavar="TEXT", help="what the model is told about its role")
     sampling(sub, temperature=0.2, top_p=0.9, tokens=512)
 

@@ -103,7 +103,7 @@ def generate_text(args: argparse.Namespace) -> None:
 
 def chat(args: argparse.Namespace) -> None:
     """Talk with a model: a line is a turn, Ctrl-C stops an answer, Ctrl-D ends."""
-    model, source = load_language_model(args.model, args.adapter)
+    model, source = load_language_model(args.model, args.adapter, default="smollm2")
     talk = conversation.Conversation(model, source, _sampling(args), args.system, args.tokens, args.seed)
     conversation.run(talk)
 

@@ -35,12 +35,7 @@ def stream(pieces: Iterable[str]) -> None:
 
 def last_of(found: Iterable[T], count: int, what: str) -> T:
     """The last of `count` results, with a live bar on a terminal while they come."""
-    columns = [
-        TextColumn("{task.description}"),
-        BarColumn(None),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeRemainingColumn(),
-    ]
+    columns = [TextColumn("{task.completed} of {task.total} {task.description}"), BarColumn(None), TimeRemainingColumn()]
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         *_, last = bar.track(found, total=count, description=what)
     return last
