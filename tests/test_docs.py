@@ -13,6 +13,7 @@ import pytest
 
 import tinylora
 from tinylora.backend import default_device, device
+from tinylora.models.names import FAMILIES
 from tinylora.op import OPS
 
 ROOT = Path(__file__).parent.parent
@@ -29,14 +30,15 @@ FENCED = re.compile(r"^```.*?^```$", SPANNING)
 
 @pytest.fixture(autouse=True)
 def own_world():
-    """Documents may define ops, seed random numbers and change the default device: nothing of it stays."""
+    """Documents may define ops and families of models, seed random numbers and change the default device: nothing of it stays."""
     if default_device() != "cpu":
         pytest.skip("the documents show numbers of the CPU")
-    ops, default = dict(OPS), device.default
+    ops, default, families = dict(OPS), device.default, list(FAMILIES)
     tinylora.manual_seed(0)
     yield
     OPS.clear()
     OPS.update(ops)
+    FAMILIES[:] = families
     device.default = default
 
 

@@ -53,14 +53,6 @@ class GPTConfig(ModelConfig):
         """Features inside the feed-forward."""
         return 4 * self.emb_dim if self.ff_dim is None else self.ff_dim
 
-    @property
-    def n_kv_heads(self) -> int:
-        return self.n_heads
-
-    @property
-    def head_dim(self) -> int:
-        return self.emb_dim // self.n_heads
-
 
 class LayerNorm(nn.Module):
     """Each position's features, (.., C), to mean 0 and variance 1, then scaled and shifted."""
