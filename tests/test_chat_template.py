@@ -208,7 +208,8 @@ TOO_MUCH, NOT_ALLOWED = "it does more work than a chat template may", "which it 
     [
         ("{{ 'a' * 10**9 }}", TOO_MUCH), ("{{ 10**9 * [1] }}", TOO_MUCH),
         ("{{ 10**(10**10) }}", "it takes a number to the power"),
-        ("{% set ns = namespace(x=3) %}{% for i in range(12) %}{% set ns.x = ns.x * ns.x %}{% endfor %}", "it makes a number"),
+        ("{% set ns = namespace(x=3) %}{% for i in range(12) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
+         "it makes a number"),
         ("{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}", TOO_MUCH),
         ("{% for a in range(100000) %}{% for b in range(100000) if false %}{% endfor %}{% endfor %}", TOO_MUCH),
         ("{% for a in range(100000) %}" + "long text " * 100 + "{% endfor %}", TOO_MUCH),
