@@ -254,7 +254,7 @@ TOO_MUCH, NOT_ALLOWED = "it does more work than a chat template may", "which it 
 )  # fmt: skip
 def test_what_no_template_needs_is_refused_soon_and_in_one_line(source, message):
     pytest.importorskip("jinja2")
-    began = time.perf_counter()
+    began = time.process_time()
     tracemalloc.start()
     try:
         with pytest.raises(LoadError) as error:
@@ -264,7 +264,7 @@ def test_what_no_template_needs_is_refused_soon_and_in_one_line(source, message)
         tracemalloc.stop()
     assert message in str(error.value) and str(error.value).startswith("the chat template: ")
     assert str(error.value).isprintable() and len(str(error.value)) <= 300
-    assert time.perf_counter() - began < 30 and peak < 100 << 20  # most of the time is spent on watching the memory
+    assert time.process_time() - began < 20 and peak < 100 << 20  # most of the time is spent on watching the memory
 
 
 WORDS = "{% {%- %} -%} {{ }} for x in if else endif endfor set endset macro f ( ) endmacro [ ] 1 'a' * ** + ~ | join map"
