@@ -208,7 +208,8 @@ TOO_MUCH, NOT_ALLOWED = "it does more work than a chat template may", "which it 
     [
         ("{{ 'a' * 10**9 }}", TOO_MUCH), ("{{ 10**9 * [1] }}", TOO_MUCH),
         ("{{ 10**(10**10) }}", "it takes a number to the power"),
-        ("{% set ns = namespace(x=3) %}{% for i in range(99) %}{% set ns.x = ns.x * ns.x %}{% endfor %}", "it makes a number"),
+        ("{% set ns = namespace(x=3) %}{% for i in range(12) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
+         "it makes a number"),
         ("{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}", TOO_MUCH),
         ("{% for a in range(100000) %}{% for b in range(100000) if false %}{% endfor %}{% endfor %}", TOO_MUCH),
         ("{% for a in range(100000) %}" + "long text " * 100 + "{% endfor %}", TOO_MUCH),
@@ -253,7 +254,7 @@ TOO_MUCH, NOT_ALLOWED = "it does more work than a chat template may", "which it 
 )  # fmt: skip
 def test_what_no_template_needs_is_refused_soon_and_in_one_line(source, message):
     pytest.importorskip("jinja2")
-    began = time.perf_counter()
+    began = time.process_time()
     tracemalloc.start()
     try:
         with pytest.raises(LoadError) as error:
@@ -263,7 +264,7 @@ def test_what_no_template_needs_is_refused_soon_and_in_one_line(source, message)
         tracemalloc.stop()
     assert message in str(error.value) and str(error.value).startswith("the chat template: ")
     assert str(error.value).isprintable() and len(str(error.value)) <= 300
-    assert time.perf_counter() - began < 30 and peak < 100 << 20  # most of the time is spent on watching the memory
+    assert time.process_time() - began < 20 and peak < 100 << 20  # most of the time is spent on watching the memory
 
 
 WORDS = "{% {%- %} -%} {{ }} for x in if else endif endfor set endset macro f ( ) endmacro [ ] 1 'a' * ** + ~ | join map"

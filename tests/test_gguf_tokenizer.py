@@ -147,8 +147,7 @@ def test_qwen_2_cuts_text_as_transformers_does(text):
 
 @given(MIXED | TEXTS)
 def test_llama_3_cuts_text_where_transformers_does(text):
-    import tokenizers
-
+    tokenizers = pytest.importorskip("tokenizers")
     converter = pytest.importorskip("transformers.convert_slow_tokenizer").TikTokenConverter()
     split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(converter.pattern), behavior="isolated")
     ours = of_family("llama-bpe")._tokenizer.pre_tokenizer.pre_tokenize_str(text)

@@ -83,7 +83,9 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             return __self.pay(*args)
         owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
         __self._allow(__obj, owner, name)
-        if not isinstance(__obj, Macro | LoopContext):  # their bodies pay
+        if isinstance(__obj, Macro | LoopContext):  # their bodies pay for what they do
+            __self.budget.pay(10 * STEP)
+        else:
             priced = (owner, *args) if isinstance(owner, str | list | tuple) else args
             named = {key: value for key, value in kwargs.items() if key not in ("_loop_vars", "_block_vars")}  # jinja2's own
             __self._price(name, priced, named, shallow=False)
