@@ -29,59 +29,84 @@ Heads = tuple[slice, slice]  # of the batch, and of the heads of one: what one t
 
 
 @ops.attention.tune("numpy", "cupy")
-def attention(xp, q, k, v, causal=True, p=0.0, key=0):
+def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
     """The definition, a block of query rows (b, h, R, n) at a time; keys that are future to a whole block are skipped.
 
-    P = e / Σ e is never formed. With a mask M of 0 and 1, and per row g' = g / (Σ e · (1 - p)) and Δ = Σ g ∘ y / Σ e,
+    The G query heads of a key head stand together as rows of a block, R = r · G for r tokens, so that one product serves all
+    of them. P = e / Σ e is never formed. With a mask M of 0 and 1, and per row g' = g / (Σ e · (1 - p)) and Δ = Σ g ∘ y / Σ e,
     dL/dv = (e ∘ M)ᵀ g' and dS = e ∘ ((g' vᵀ) ∘ M - Δ), and one walk over the blocks gives all three gradients.
-    Declines zero sizes, p = 1, other dtypes than float32 and float64, k and v that differ in shape or from q in batch,
-    and causal queries that come before the first key.
+    Declines zero sizes, p = 1, other dtypes than float32 and float64, k and v that differ in shape or from q in batch, causal
+    queries that come before the first key, and masks that are not boolean or differ from head to head.
     """
     (*batch, T, D), S = q.shape, k.shape[-2]
-    if len(batch) != 2 or k.shape != (*batch, S, D) or v.shape != k.shape or 0 in (*q.shape, S):
+    if len(batch) != 2 or k.ndim != 4 or v.shape != k.shape or 0 in (*q.shape, *k.shape) or batch[0] != len(k):
         return NotImplemented
-    if not q.dtype == k.dtype == v.dtype or q.dtype.char not in "fd" or isinstance(q, MetaArray):
+    (B, H), H_kv = batch, k.shape[1]
+    if k.shape[3] != D or H % H_kv or q.dtype.char not in "fd" or not q.dtype == k.dtype == v.dtype:
         return NotImplemented
-    if p == 1 or (causal and S < T):
+    if isinstance(q, MetaArray) or p == 1 or (causal and S < T) or (seen := _seen(xp, mask, B, T, S)) is NotImplemented:
         return NotImplemented
-    (B, H), scale, kept = batch, 1 / math.sqrt(D), 1 / (1 - p)
-    scaled_q = q * scale
+    G, scale, kept = H // H_kv, 1 / math.sqrt(D), 1 / (1 - p)
+    shape = B, H_kv, T, G, D
+
+    def split(x):
+        """(B, H, T, D) -> (B, H_kv, T, G, D), a view."""
+        return x.reshape(B, H_kv, G, T, D).transpose(0, 1, 3, 2, 4)
+
+    scaled_q = xp.multiply(split(q), scale, order="C").reshape(B, H_kv, T * G, D)
     y = xp.empty_like(q)  # in memory laid out as q is, so that joining the heads again is free
-    top, total = (xp.empty((B, H, T, 1), q.dtype) for _ in range(2))
+    top, total = (xp.empty((B, H_kv, T * G, 1), q.dtype) for _ in range(2))
     blocks = list(_rows(T, S, causal, ROWS))
     for_each = spread if xp is np and q.size * S > SMALL else _one_by_one
     threads = get_num_threads() if for_each is spread else 1
-    groups = list(_groups(B, H, SCORES[xp.__name__] // (min(blocks[0][0].stop, T) * S), threads))
+    groups = list(_groups(B, H_kv, SCORES[xp.__name__] // (min(blocks[0][0].stop, T) * G * S), threads))
     saved: list[list[Any]] = [[] for _ in groups]  # e and M of every block
 
     def weights(b, h, i, n, first):
         """e and M of a block, (b, h, R, n)."""
-        s = scaled_q[b, h, i] @ k[b, h, :n].swapaxes(-1, -2)
-        if causal:  # of the last R keys, row r of the block may see r + 1
-            R = s.shape[-2]
-            limit = xp.where(xp.tri(R, dtype=bool), math.inf, -math.inf).astype(s.dtype)
-            xp.fmin(s[..., n - R :], limit, out=s[..., n - R :])
+        rows = slice(i.start * G, i.stop * G)
+        s = scaled_q[b, h, rows] @ k[b, h, :n].swapaxes(-1, -2)
+        by_token = s.reshape(*s.shape[:2], -1, G, n)  # a view
+        if causal:  # of the last r keys, token t of the block may see t + 1
+            r = i.stop - i.start
+            limit = xp.where(xp.tri(r, dtype=bool), math.inf, -math.inf).astype(s.dtype)[:, None]
+            xp.fmin(by_token[..., n - r :], limit, out=by_token[..., n - r :])
+        if seen is not None:
+            limit = xp.where(seen[b, :, i, :, :n], math.inf, -math.inf).astype(s.dtype)
+            xp.fmin(by_token, limit, out=by_token)
         if first:
-            top[b, h, i] = s.max(axis=-1, keepdims=True)
-        s -= top[b, h, i]
-        return xp.exp(s, out=s), mask(b, h, i, n) if p else None
+            top[b, h, rows] = s.max(axis=-1, keepdims=True)
+            if seen is not None:  # no key: e = 0, and not NaN
+                xp.maximum(top[b, h, rows], np.finfo(s.dtype).min, out=top[b, h, rows])
+        s -= top[b, h, rows]
+        return xp.exp(s, out=s), dropped(b, h, i, n) if p else None
 
-    def mask(b, h, i, n):
+    def dropped(b, h, i, n):
         """The part of the definition's dropout mask that covers a block, as 0 and 1."""
         axes = [xp.arange(length, dtype=np.uint64) for length in (B, H, T, n)]
-        positions = axes[0][b, None] * np.uint64(H) + axes[1][h]
-        positions = positions[..., None] * np.uint64(T) + axes[2][i]
+        heads = axes[1].reshape(H_kv, 1, G)[h]  # (h, 1, G)
+        positions = axes[0][b, None, None, None] * np.uint64(H) + heads  # (b, h, 1, G)
+        positions = positions * np.uint64(T) + axes[2][i, None]  # (b, h, r, G)
         positions = positions[..., None] * np.uint64(S) + axes[3]
-        return (mix(positions, key) >= np.uint64(int(p * 2**64))).astype(q.dtype)
+        drawn = mix(positions, key) >= np.uint64(int(p * 2**64))
+        return drawn.astype(q.dtype).reshape(*drawn.shape[:2], -1, n)
 
     def forward(j):
         b, h = groups[j]
         for i, n in blocks:
+            rows = slice(i.start * G, i.stop * G)
             e, M = weights(b, h, i, n, first=True)
-            total[b, h, i] = e @ xp.ones((n, 1), e.dtype)
-            xp.multiply((e if M is None else e * M) @ v[b, h, :n], kept / total[b, h, i], out=y[b, h, i])
+            total[b, h, rows] = e @ xp.ones((n, 1), e.dtype)
+            if seen is not None:  # the largest e of a row is 1, or there is none
+                xp.maximum(total[b, h, rows], 1.0, out=total[b, h, rows])
+            e_v = (e if M is None else e * M) @ v[b, h, :n]
+            xp.multiply(by_rows(e_v), kept / by_rows(total[b, h, rows]), out=split(y)[b, h, i])
             if S <= SHORT:
                 saved[j].append((e, M))
+
+    def by_rows(x):
+        """(b, h, r · G, n) -> (b, h, r, G, n)."""
+        return x.reshape(*x.shape[:2], -1, G, x.shape[-1])
 
     for_each(forward, range(len(groups)))
 
@@ -91,8 +116,10 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0):
         def backward(j):
             b, h = groups[j]
             for place, (i, n) in enumerate(blocks):
-                delta = (g[b, h, i] * y[b, h, i]).sum(axis=-1, keepdims=True) / total[b, h, i]
-                g_ = g[b, h, i] * (kept / total[b, h, i])
+                rows = slice(i.start * G, i.stop * G)
+                some_g = split(g)[b, h, i]
+                delta = (some_g * split(y)[b, h, i]).sum(axis=-1).reshape(*top[b, h, rows].shape) / total[b, h, rows]
+                g_ = xp.multiply(some_g, kept / by_rows(total[b, h, rows]), order="C").reshape(scaled_q[b, h, rows].shape)
                 e, M = saved[j][place] if saved[j] else weights(b, h, i, n, first=False)
                 d_scores = g_ @ v[b, h, :n].swapaxes(-1, -2)
                 if M is not None:
@@ -100,8 +127,8 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0):
                 d_scores -= delta
                 d_scores *= e
                 d_v[b, h, :n] += (e if M is None else e * M).swapaxes(-1, -2) @ g_
-                d_k[b, h, :n] += d_scores.swapaxes(-1, -2) @ scaled_q[b, h, i]
-                xp.multiply(d_scores @ k[b, h, :n], scale, out=d_q[b, h, i])
+                d_k[b, h, :n] += d_scores.swapaxes(-1, -2) @ scaled_q[b, h, rows]
+                xp.multiply(by_rows(d_scores @ k[b, h, :n]), scale, out=split(d_q)[b, h, i])
 
         for_each(backward, range(len(groups)))
         return d_q, d_k, d_v
@@ -123,6 +150,15 @@ def by_input(gradients):
         return shared(g)[2]
 
     return d_q, d_k, d_v
+
+
+def _seen(xp: Any, mask: Any, B: int, T: int, S: int) -> Any:
+    """A boolean mask that is one for all heads, as (B, 1, T, 1, S); None for none, and NotImplemented for others."""
+    if mask is None:
+        return None
+    if mask.dtype != bool or (mask.ndim > 2 and mask.shape[-3] != 1):
+        return NotImplemented
+    return xp.broadcast_to(mask, (B, 1, T, S))[:, :, :, None]
 
 
 def _rows(T: int, S: int, causal: bool, at_most: int) -> Iterator[tuple[slice, int]]:
