@@ -429,8 +429,14 @@ def _at(T: int, C: int, heads: int, p: float) -> Call:
 
 LARGE: dict[str, list[Call]] = {
     "attention": [
-        _heads(150, 150), _heads(1, 40), _heads(300, 300), _heads(300, 300, p=0.0),
-        _heads(70, 70, heads=9), _heads(1, 40, heads=9), _heads(290, 300, heads=6), _heads(300, 300, 0.0, heads=9),
+        _heads(150, 150),
+        _heads(1, 40),
+        _heads(300, 300),
+        _heads(300, 300, p=0.0),
+        _heads(70, 70, heads=9),
+        _heads(1, 40, heads=9),
+        _heads(290, 300, heads=6),
+        _heads(300, 300, 0.0, heads=9),
         _heads(70, 90, heads=6, causal=False, mask=np.arange(90) > _rng.integers(0, 95, (2, 1, 1, 1))),
         _heads(70, 90, heads=6, p=0.0, mask=_rng.random((2, 1, 70, 90)) < 0.5),
     ],
@@ -442,7 +448,9 @@ LARGE: dict[str, list[Call]] = {
     "layer_norm": [Call((_x((8, 130, n)), _x(n), _x(n)), {"eps": 1e-5}) for n in (65, 264)],
     "linear": [Call((_x((4, 130, 65)), _x((129, 65)), _x(129)))],
     "linear_cross_entropy": [
-        Call((_x((300, 40)), _x((500, 40)), _targets(300, 500, ignored)), {"d_x_too": d_x}) for ignored in (0, 3) for d_x in (0, 1)
+        Call((_x((300, 40)), _x((500, 40)), _targets(300, 500, ignored)), {"d_x_too": d_x})
+        for ignored in (0, 3)
+        for d_x in (0, 1)
     ],
     "log_softmax": [Call((_x((300, 200)),), {"axis": -1})],
     "lora_linear": [_lora(65, 129, 4), _lora(64, 64, 8), _lora(48, 144, 16), _lora(144, 48, 16)],

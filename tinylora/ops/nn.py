@@ -121,6 +121,11 @@ def mean(x):
     return (x.sum(axis=-1, keepdims=True, dtype=np.float64) / (x.shape[-1] or 1)).astype(x.dtype)
 
 
+def wide(x):
+    """x in float32 at least."""
+    return x.astype(np.float32) if x.dtype.itemsize < 4 else x
+
+
 @op
 def layer_norm(xp, x, weight, bias, eps):
     """y = n w + b,  n = (x - mean) / √(variance + ε) over the last axis.  Ba, Kiros, Hinton 2016.
@@ -150,7 +155,7 @@ def rms_norm(xp, x, weight, eps):
 
     dL/dx = (h - n · mean(h n)) / √(mean x² + ε),  h = g w      dL/dw = Σ g n.      float16 is computed in float32
     """
-    dtype, x = x.dtype, x.astype(np.float32) if x.dtype.itemsize < 4 else x
+    dtype, x = x.dtype, wide(x)
     inverse = 1 / xp.sqrt(mean(x * x) + eps)
     n = x * inverse
 
@@ -234,8 +239,8 @@ def linear_cross_entropy(xp, x, weight, target, ignore_index=-100, d_x_too=True)
     work out dL/dx together with L: so `d_x_too` says whether it will be asked for.
     """
     logits, (through_x, through_weight, _) = linear.definition(xp, x, weight)  # (N, classes)
-    loss, (through_logits, *_) = cross_entropy.definition(xp, logits, target, ignore_index=ignore_index)
-    d_logits = once(through_logits)
+    loss, (through_logits, *_) = cross_entropy.definition(xp, wide(logits), target, ignore_index=ignore_index)
+    d_logits = once(lambda g: through_logits(g).astype(logits.dtype))
 
     def d_x(g):
         return through_x(d_logits(g))

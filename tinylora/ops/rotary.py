@@ -19,4 +19,4 @@ def turned(xp, x, cos, sin):
     """Each pair of features of x, turned by its angle."""
     half = x.shape[-1] // 2
     first, second = x[..., :half], x[..., half:]
-    return xp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return xp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)

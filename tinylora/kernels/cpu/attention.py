@@ -32,11 +32,11 @@ Heads = tuple[slice, slice]  # of the batch, and of the heads of one: what one t
 def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
     """The definition, a block of query rows (b, h, R, n) at a time; keys that are future to a whole block are skipped.
 
-    The G query heads of a key head stand together as rows of a block, R = r · G for r tokens, so that one product serves all
-    of them. P = e / Σ e is never formed. With a mask M of 0 and 1, and per row g' = g / (Σ e · (1 - p)) and Δ = Σ g ∘ y / Σ e,
-    dL/dv = (e ∘ M)ᵀ g' and dS = e ∘ ((g' vᵀ) ∘ M - Δ), and one walk over the blocks gives all three gradients.
-    Declines zero sizes, p = 1, other dtypes than float32 and float64, k and v that differ in shape or from q in batch, causal
-    queries that come before the first key, and masks that are not boolean or differ from head to head.
+    The G query heads of a key head stand together as rows of a block, R = r · G for r tokens, so that one product serves
+    all of them. P = e / Σ e is never formed. With a dropout mask M of 0 and 1, and per row g' = g / (Σ e · (1 - p)) and
+    Δ = Σ g ∘ y / Σ e, dL/dv = (e ∘ M)ᵀ g' and dS = e ∘ ((g' vᵀ) ∘ M - Δ), and one walk over the blocks gives all three
+    gradients. Declines zero sizes, p = 1, other dtypes than float32 and float64, k and v that differ in shape or from q in
+    batch, causal queries that come before the first key, and masks that are not boolean or differ from head to head.
     """
     (*batch, T, D), S = q.shape, k.shape[-2]
     if len(batch) != 2 or k.ndim != 4 or v.shape != k.shape or 0 in (*q.shape, *k.shape) or batch[0] != len(k):
@@ -47,7 +47,6 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
     if isinstance(q, MetaArray) or p == 1 or (causal and S < T) or (seen := _seen(xp, mask, B, T, S)) is NotImplemented:
         return NotImplemented
     G, scale, kept = H // H_kv, 1 / math.sqrt(D), 1 / (1 - p)
-    shape = B, H_kv, T, G, D
 
     def split(x):
         """(B, H, T, D) -> (B, H_kv, T, G, D), a view."""

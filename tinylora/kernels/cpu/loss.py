@@ -24,17 +24,22 @@ def linear_cross_entropy(xp, x, weight, target, ignore_index=-100, d_x_too=True)
     N, shape, step = len(counting), x.shape, max(1, LOGITS // len(weight))
     if not N:
         return NotImplemented
-    if N < len(x):
+    if len(x) > N:
         x, target = x[counting], target[counting]
     chunks = [slice(start, min(start + step, N)) for start in range(0, N, step)]
     losses = np.empty(N, x.dtype)
-    found = np.empty_like(x, order="C") if d_x_too else None
+    found = np.empty_like(x[: N if d_x_too else 0], order="C")
 
-    for rows in chunks:
-        d_logits = product(x[rows], weight.T)
-        to_gradient(d_logits, target[rows], N, losses[rows])
-        if found is not None:
-            found[rows] = product(d_logits, weight)
+    def d_logits(rows, losses):
+        z = product(x[rows], weight.T)
+        to_gradient(z, target[rows], N, losses)
+        return z
+
+    for rows in chunks:  # a chunk is let go before the next is made
+        if d_x_too:
+            found[rows] = product(d_logits(rows, losses[rows]), weight)
+        else:
+            d_logits(rows, losses[rows])
 
     def d_x(g):
         if len(found) == shape[0]:
@@ -46,9 +51,7 @@ def linear_cross_entropy(xp, x, weight, target, ignore_index=-100, d_x_too=True)
     def d_weight(g):
         total = np.zeros_like(weight, order="C")
         for rows in chunks:
-            d_logits = product(x[rows], weight.T)
-            to_gradient(d_logits, target[rows], N, np.empty(len(d_logits), x.dtype))
-            total += product(d_logits.T, x[rows])
+            total += product(d_logits(rows, np.empty_like(losses[rows])).T, x[rows])
         total *= g
         return total
 
