@@ -30,7 +30,7 @@ FENCED = re.compile(r"^```.*?^```$", SPANNING)
 
 @pytest.fixture(autouse=True)
 def own_world():
-    """Documents may define ops and families of models, seed random numbers and change the default device: nothing of it stays."""
+    """Documents may define ops and families, seed random numbers, change the default device: nothing of it stays."""
     if default_device() != "cpu":
         pytest.skip("the documents show numbers of the CPU")
     ops, default, families = dict(OPS), device.default, list(FAMILIES)

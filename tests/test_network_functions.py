@@ -11,7 +11,7 @@ from oracle import agree, both_raise, torch
 
 import tinylora
 from tinylora import nn, ops
-from tinylora.testing.strategies import array_tuples, arrays, shapes, uniform
+from tinylora.testing.strategies import arrays, shapes, uniform
 
 pytestmark = pytest.mark.filterwarnings("ignore:grad and param do not obey")  # PyTorch's, for zero sizes
 
@@ -57,6 +57,30 @@ def test_cross_entropy_of_one_row_and_of_float32_logits_of_10_000():
     agree(lambda t, x, y: F[t].cross_entropy(x, y), x, np.array([0, 0, 1]))
 
 
+@given(classifications(), st.integers(1, 3))
+def test_linear_cross_entropy_is_the_loss_of_the_logits(drawn, features):
+    logits, target, _, options = drawn
+    classes, rng, ignored = logits.shape[1], np.random.default_rng(0), options["ignore_index"]
+    x, weight = rng.standard_normal((*target.shape, features)), rng.standard_normal((classes, features))
+
+    def loss(t, x, weight, target):
+        if t is tinylora:
+            return F[t].linear_cross_entropy(x, weight, target, ignored)
+        return F[t].cross_entropy((x @ weight.T).flatten(0, -2), target.flatten(), ignore_index=ignored)
+
+    agree(loss, x, weight, target, grad=not (target == ignored).all())
+
+
+def test_linear_cross_entropy_refuses_what_it_cannot_score():
+    x, weight = tinylora.zeros(2, 3), tinylora.zeros(5, 3)
+    with pytest.raises(IndexError, match="target 5 is not one of the 5 classes"):
+        nn.functional.linear_cross_entropy(x, weight, tinylora.tensor([0, 5]))
+    with pytest.raises(ValueError, match=r"\(2, 3\) does not fit targets of shape \(3,\)"):
+        nn.functional.linear_cross_entropy(x, weight, tinylora.tensor([0, 1, 2]))
+    with pytest.raises(RuntimeError, match="targets must be integers"):
+        nn.functional.linear_cross_entropy(x, weight, tinylora.zeros(2))
+
+
 def test_cross_entropy_refuses_what_it_cannot_score():
     x, y = np.zeros((2, 3)), np.array([0, 3])
     assert "target 3 is not one of the 3 classes 0..2" in both_raise(lambda t, x, y: F[t].cross_entropy(x, y), x, y)
@@ -76,6 +100,57 @@ def test_layer_norm(x, data):
     if x.size:
         agree(lambda t, x, w, b: F[t].layer_norm(x, shape, w, b), x, w, b, tolerance=1e-9)
         agree(lambda t, x: F[t].layer_norm(x, shape), x, tolerance=1e-9)
+
+
+@given(arrays(shapes(min_dims=1), uniform(0.1, 3)), st.data(), st.sampled_from([None, 1e-5]))
+def test_rms_norm(x, data, eps):
+    shape = x.shape[data.draw(st.integers(0, x.ndim - 1)) :]
+    w = data.draw(arrays(shape))
+    if x.size:
+        agree(lambda t, x, w: F[t].rms_norm(x, shape, w, eps), x, w, tolerance=1e-9)
+        agree(lambda t, x: F[t].rms_norm(x, shape, eps=eps), x, tolerance=1e-9)
+        agree(lambda t, x: t.nn.RMSNorm(shape, eps, dtype=t.float64)(x), x, tolerance=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_rms_norm_of_rows_that_are_0_small_and_large(dtype):
+    x = np.array([[0.0] * 4, [1e-4, 2e-4, 3e-4, 0.0], [300.0, -200.0, 100.0, 1.0]], dtype)
+    agree(lambda t, x, w: F[t].rms_norm(x, (4,), w), x, np.ones(4, dtype), tolerance=2e-3 if dtype == np.float16 else 1e-5)
+
+
+def test_rms_norm_refuses_what_does_not_fit():
+    both_raise(lambda t, x: F[t].rms_norm(x, (2,)), np.ones((2, 3)))
+    both_raise(lambda t, x, w: F[t].rms_norm(x, (3,), w), np.ones((2, 3)), np.ones(2))
+    with pytest.raises(RuntimeError, match="floating-point"):
+        nn.functional.rms_norm(tinylora.ones(2, 3).long(), (3,))
+
+
+@given(st.integers(1, 2), st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), st.data())
+def test_rope_is_rotate_half(B, H, T, half, data):
+    x, angles = data.draw(arrays((B, H, T, 2 * half))), data.draw(arrays((T, half)))
+
+    def rotate(t, x):
+        if t is tinylora:
+            return F[t].rope(x, np.cos(angles), np.sin(angles))
+        cos, sin = (torch.tensor(np.concatenate([f(angles)] * 2, axis=-1)) for f in (np.cos, np.sin))
+        return x * cos + torch.cat([-x[..., half:], x[..., :half]], dim=-1) * sin
+
+    agree(rotate, x)
+
+
+def test_rope_refuses_tables_that_do_not_fit():
+    x = tinylora.zeros(1, 2, 3, 4)
+    for shape in [(3, 4), (2, 2), (5, 1, 3, 2)]:
+        with pytest.raises(RuntimeError, match=r"rope: tables of shape .* do not fit an input of shape \(1, 2, 3, 4\)"):
+            nn.functional.rope(x, tinylora.zeros(*shape), tinylora.zeros(*shape))
+
+
+@given(arrays(shapes(), uniform(-6, 6)), st.data())
+def test_swiglu_is_silu_of_the_gate_times_up(gate, data):
+    def product(t, gate, up):
+        return F[t].swiglu(gate, up) if t is tinylora else F[t].silu(gate) * up
+
+    agree(product, gate, data.draw(arrays(gate.shape)))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -106,75 +181,6 @@ def test_attention(B, H, T, D, causal, data):
     agree(lambda t, q, k, v: F[t].scaled_dot_product_attention(q, k, v, is_causal=causal), q, k, v)
 
 
-@given(st.sampled_from(["none", "bool", "added"]), st.sampled_from([1, 2, 3]), st.sampled_from([None, 0.3]), st.data())
-def test_attention_with_masks_shared_keys_and_a_scale(kind, group, scale, data):
-    q, k, v = (data.draw(arrays(shape)) for shape in ((2, 2 * group, 3, 4), (2, 2, 5, 4), (2, 2, 5, 4)))
-    shape = data.draw(st.sampled_from([(2, 2 * group, 3, 5), (2, 1, 3, 5), (1, 1, 1, 5), (3, 5)]))
-    mask = {"none": None, "bool": data.draw(hnp.arrays(bool, shape)), "added": data.draw(arrays(shape))}[kind]
-    if kind == "bool":
-        mask[..., 0] = True  # what sees nothing is NaN in some versions of PyTorch, and zeros in others
-
-    def attend(t, q, k, v):
-        masks = {} if mask is None else {"attn_mask": t.tensor(np.ascontiguousarray(mask))}
-        return F[t].scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=True, **masks)
-
-    agree(attend, q, k, v)
-
-
-def test_a_query_that_may_see_nothing_gives_zeros_and_disturbs_no_other():
-    q, k, v = (tinylora.randn(1, 2, 3, 4).requires_grad_() for _ in range(3))
-    mask = tinylora.tensor([[True, True, False], [False, False, False], [True, True, True]])
-    y = nn.functional.scaled_dot_product_attention(q, k, v, mask)
-    y.sum().backward()
-    assert not y[:, :, 1].any() and not q.grad[:, :, 1].any() and q.grad[:, :, 0].any()
-    assert all(x.grad.isfinite().all() for x in (q, k, v))
-
-
-@given(st.integers(0, 2), st.data())
-def test_rms_norm(lead, data):
-    x = data.draw(arrays((*(2,) * lead, 3, 4)))
-    axes = data.draw(st.sampled_from([1, 2]))
-    weight = data.draw(st.none() | arrays(x.shape[-axes:]))
-    inputs = [x] if weight is None else [x, weight]
-    for eps in (1e-5, None):
-        agree(lambda t, x, *w, eps=eps: F[t].rms_norm(x, x.shape[-axes:], *w, eps=eps), *inputs)
-
-
-def test_rotary_embedding_turns_each_pair_by_its_angle_and_keeps_scores_of_equal_distance():
-    """A score depends on how far apart two positions are, and the halves of a head are what is paired."""
-    rng = np.random.default_rng(0)
-    q, k = (tinylora.tensor(rng.standard_normal((1, 1, 1, 8))) for _ in range(2))
-
-    def at(x, position):
-        angles = tinylora.tensor(position * 10_000.0 ** (-np.arange(4) / 4))[None]
-        return nn.functional.rope(x, angles.cos(), angles.sin())
-
-    score = (at(q, 7.0) * at(k, 4.0)).sum()
-    assert score.allclose((at(q, 103.0) * at(k, 100.0)).sum()) and not score.allclose((q * k).sum())
-    x, angle = q.numpy()[0, 0, 0], 7.0
-    turned = (x[0] + 1j * x[4]) * np.exp(1j * angle)
-    np.testing.assert_allclose(at(q, angle).numpy()[0, 0, 0, [0, 4]], [turned.real, turned.imag])
-
-
-@given(array_tuples())
-def test_a_gated_product(pair):
-    agree(lambda t, a, b: nn.functional.swiglu(a, b) if t is tinylora else F[t].silu(a) * b, *pair)
-
-
-@given(st.integers(1, 4), st.integers(1, 5), st.data())
-def test_a_head_and_its_loss_in_one(N, V, data):
-    x, weight = data.draw(arrays((N, 3))), data.draw(arrays((V, 3)))
-    target = data.draw(hnp.arrays(np.int64, (N,), elements=st.sampled_from([-100, *range(V)])))
-    target[0] = 0
-
-    def loss(t, x, W):
-        if t is tinylora:
-            return nn.functional.linear_cross_entropy(x, W, t.tensor(target))
-        return F[t].cross_entropy(F[t].linear(x, W), t.tensor(target))
-
-    agree(loss, x, weight)
-
-
 def test_attention_may_look_at_more_keys_than_it_has_queries():
     rng = np.random.default_rng(0)
     q, k, v = (rng.standard_normal((2, 2, n, 3)) for n in (2, 5, 5))
@@ -183,19 +189,48 @@ def test_attention_may_look_at_more_keys_than_it_has_queries():
     np.testing.assert_allclose(last, ops.attention(q, k, v, causal=False)[0][:, :, -1], atol=1e-12)
 
 
-def test_attention_refuses_what_pytorch_would_answer_otherwise():
-    q, k = tinylora.zeros(1, 1, 2, 3), tinylora.zeros(1, 1, 4, 3)
-    with pytest.raises(RuntimeError, match="as many queries as keys, got 2 and 4"):
-        nn.functional.scaled_dot_product_attention(q, k, k, is_causal=True)
-    with pytest.raises(RuntimeError, match="give attn_mask or is_causal, not both"):
-        nn.functional.scaled_dot_product_attention(k, k, k, tinylora.zeros(4, 4), is_causal=True)
-    with pytest.raises(RuntimeError, match="attn_mask is boolean or float32, not int64"):
-        nn.functional.scaled_dot_product_attention(k, k, k, tinylora.zeros(4, 4).long())
-    many = tinylora.zeros(1, 4, 4, 3)
-    with pytest.raises(RuntimeError, match="enable_gqa=True lets query heads share keys"):
-        nn.functional.scaled_dot_product_attention(many, k, k)
-    with pytest.raises(RuntimeError, match="the heads of key do not divide those of query"):
-        nn.functional.scaled_dot_product_attention(tinylora.zeros(1, 3, 4, 3), many[:, :2], many[:, :2], enable_gqa=True)
+@given(st.integers(1, 4), st.integers(1, 4), st.data())
+def test_causal_attention_of_other_lengths_lets_the_first_query_see_the_first_key(T, S, data):
+    q, k, v = (data.draw(arrays((2, 2, n, 3))) for n in (T, S, S))
+    agree(lambda t, q, k, v: F[t].scaled_dot_product_attention(q, k, v, is_causal=True), q, k, v)
+
+
+@st.composite
+def masked_attention(draw):
+    B, H_kv, G, T, S, D = (draw(st.integers(1, n)) for n in (2, 2, 3, 4, 4, 3))
+    q, k, v = (draw(arrays((B, h, n, D))) for h, n in ((G * H_kv, T), (H_kv, S), (H_kv, S)))
+    shape = draw(st.sampled_from([(B, 1, 1, S), (B, 1, T, S), (1, G * H_kv, T, S), (T, S)]))
+    mask = draw(st.none() | hnp.arrays(bool, shape) | arrays(shape))
+    if mask is not None and mask.dtype != bool:
+        mask = np.where(draw(hnp.arrays(bool, shape)), mask, -np.inf)
+    return q, k, v, mask, {"scale": draw(st.sampled_from([None, 0.3, 2.0])), "is_causal": draw(st.booleans())}
+
+
+@given(masked_attention())
+def test_attention_with_masks_scales_and_fewer_key_heads(drawn):
+    *qkv, mask, options = drawn
+
+    def attend(t, q, k, v):
+        m = None if mask is None else t.tensor(mask.copy())
+        return F[t].scaled_dot_product_attention(q, k, v, m, enable_gqa=True, **options)
+
+    agree(attend, *qkv)
+
+
+def test_attention_refuses_what_pytorch_refuses():
+    q, k, pair = np.zeros((1, 4, 2, 3)), np.zeros((1, 3, 2, 3)), np.zeros((1, 2, 2, 3))
+    message = both_raise(lambda t, q, k: F[t].scaled_dot_product_attention(q, k, k, enable_gqa=True), q, k)
+    assert "3 key heads do not divide 4" in message
+    message = both_raise(lambda t, q, k: F[t].scaled_dot_product_attention(q, k, k), q, pair)
+    assert "enable_gqa=True" in message
+    for mask in (np.ones((2, 2), np.int64), np.ones((2, 3), bool), np.ones((2, 1, 2, 2), bool)):
+        both_raise(lambda t, q, m: F[t].scaled_dot_product_attention(q, q, q, m), q, mask)
+
+
+def test_attention_refuses_a_mask_that_is_trained_and_mixed_dtypes():
+    k = tinylora.zeros(1, 1, 4, 3)
+    with pytest.raises(NotImplementedError, match="attn_mask is a constant"):
+        nn.functional.scaled_dot_product_attention(k, k, k, tinylora.zeros(4, 4, requires_grad=True))
     with pytest.raises(RuntimeError, match="one dtype, got float32 and float64"):
         nn.functional.scaled_dot_product_attention(k, k, k.double())
 

@@ -86,8 +86,12 @@ class LayerNorm(Module):
 
 
 class RMSNorm(Module):
-    """Divide the last axes by the root of their mean square, then scale by weight. eps is the dtype's rounding unless
-    given."""
+    """x / √(mean x² + eps) · weight over the last axes. eps is by default that of x's dtype, 1.2e-7 for float32.
+
+    >>> from tinylora import nn, randn
+    >>> nn.RMSNorm(576, eps=1e-5)(randn(8, 128, 576)).shape
+    (8, 128, 576)
+    """
 
     def __init__(
         self,
@@ -100,8 +104,8 @@ class RMSNorm(Module):
         super().__init__()
         shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
         self.normalized_shape, self.eps, self.elementwise_affine = shape, eps, elementwise_affine
-        affine = elementwise_affine
-        self.register_parameter("weight", Parameter(ones(shape, device=device, dtype=dtype)) if affine else None)
+        weight = Parameter(ones(shape, device=device, dtype=dtype)) if elementwise_affine else None
+        self.register_parameter("weight", weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.normalized_shape, self.weight, self.eps)

@@ -17,19 +17,16 @@ from tinylora import ops
 from tinylora.op import Op
 from tinylora.tensor import Tensor, record
 from tinylora.torch_api.einsum import einsum as einsum
-from tinylora.torch_api.network import (
-    cross_entropy,
-    dropout,
-    embedding,
-    layer_norm,
-    linear,
-    linear_cross_entropy,
-    lora_linear,
-    rms_norm,
-    rope,
-    scaled_dot_product_attention,
-    swiglu,
-)
+from tinylora.torch_api.network import cross_entropy as cross_entropy
+from tinylora.torch_api.network import dropout as dropout
+from tinylora.torch_api.network import embedding as embedding
+from tinylora.torch_api.network import layer_norm as layer_norm
+from tinylora.torch_api.network import linear as linear
+from tinylora.torch_api.network import linear_cross_entropy as linear_cross_entropy
+from tinylora.torch_api.network import lora_linear as lora_linear
+from tinylora.torch_api.network import rms_norm as rms_norm
+from tinylora.torch_api.network import rope as rope
+from tinylora.torch_api.network import scaled_dot_product_attention as scaled_dot_product_attention
 from tinylora.torch_api.promote import need_float, operand, promote, tensor, wide
 
 Dim = int | Sequence[int] | None
@@ -69,7 +66,7 @@ maximum, minimum = _lift(ops.maximum), _lift(ops.minimum)
 neg, abs, relu = _lift(ops.neg), _lift(ops.abs), _lift(ops.relu)
 exp, log, sqrt, rsqrt = (_lift(f, floating=True) for f in (ops.exp, ops.log, ops.sqrt, ops.rsqrt))
 sin, cos, tanh, sigmoid = (_lift(f, floating=True) for f in (ops.sin, ops.cos, ops.tanh, ops.sigmoid))
-erf, silu = _lift(ops.erf, floating=True), _lift(ops.silu, floating=True)
+erf, silu, swiglu = (_lift(f, floating=True) for f in (ops.erf, ops.silu, ops.swiglu))
 _tanh_gelu, _pow = _lift(ops.gelu, floating=True), _lift(ops.pow)
 
 

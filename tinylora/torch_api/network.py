@@ -1,4 +1,4 @@
-"""The functions of a network's layers, by PyTorch's names: shapes and dtypes are checked here, computed in ops/nn.py."""
+"""The functions that networks are made of, by PyTorch's names: products, norms, attention, losses."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from tinylora import ops
-from tinylora.backend import float32, is_floating, next_key, seen
-from tinylora.tensor import Tensor, record
-from tinylora.torch_api.promote import follow, need_float, promote, wide
+from tinylora.backend import array_module, bfloat16, float32, is_floating, next_key, seen
+from tinylora.tensor import Tensor, grad_enabled, record
+from tinylora.torch_api.promote import follow, need_float, one_dtype, wide
 
 
+# ------------------------------------------------------------------------------------------- products
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """input Wᵀ + bias: (.., in) -> (.., out) with W (out, in)."""
     input, bias = _check_linear(input, weight, bias)
@@ -28,15 +29,6 @@ def lora_linear(input: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B
     return record(ops.lora_linear, input, weight, bias, A, B, float(scale))
 
 
-def _one_dtype(name: str, *tensors: Tensor | None) -> None:
-    """All of them floating-point, and of one kind."""
-    given = [x for x in tensors if x is not None]
-    need_float(name, given[0])
-    for x in given[1:]:
-        if x.dtype != given[0].dtype:
-            raise RuntimeError(f"{name}: expected one dtype, got {given[0].dtype} and {x.dtype}")
-
-
 def _check_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
     """Input and bias, in the dtype of the weight where `follow` allows it."""
     if input.data.ndim == 0 or input.shape[-1] != weight.shape[-1]:
@@ -46,7 +38,7 @@ def _check_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
     dtypes = {input.dtype, weight.dtype, weight.dtype if bias is None else bias.dtype}
     if len(dtypes) > 1 or not is_floating(weight.dtype):
         input, bias = follow(weight, input, bias)
-        _one_dtype("linear", input, weight, bias)
+        one_dtype("linear", input, weight, bias)
     return input, bias
 
 
@@ -60,7 +52,7 @@ def layer_norm(
     if any(p is not None and p.shape != shape for p in (weight, bias)):
         raise RuntimeError(f"layer_norm: weight and bias need the shape {shape}")
     input, bias = (input, bias) if weight is None else follow(weight, input, bias)
-    _one_dtype("layer_norm", input, weight, bias)
+    one_dtype("layer_norm", input, weight, bias)
     if len(shape) == 1:
         return record(ops.layer_norm, input, 1.0 if weight is None else weight, 0.0 if bias is None else bias, eps=eps)
     size = math.prod(shape)
@@ -69,6 +61,57 @@ def layer_norm(
     flat_bias = 0.0 if bias is None else record(ops.reshape, bias, shape=(size,))
     y = record(ops.layer_norm, flat, flat_weight, flat_bias, eps=eps)
     return record(ops.reshape, y, shape=input.shape)
+
+
+def rms_norm(
+    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
+    """input / √(mean input² + eps) · weight over the last axes, `normalized_shape`. eps is by default that of the dtype.
+
+    >>> import tinylora
+    >>> rms_norm(tinylora.tensor([[3.0, 4.0, 0.0, 0.0]]), (4,), eps=0.0).tolist()
+    [[1.2000000476837158, 1.600000023841858, 0.0, 0.0]]
+    """
+    shape = tuple(normalized_shape)
+    if not shape or input.shape[-len(shape) :] != shape:
+        raise RuntimeError(f"rms_norm: an input of shape {input.shape} does not end in {shape}")
+    if weight is not None and weight.shape != shape:
+        raise RuntimeError(f"rms_norm: weight needs the shape {shape}, and has {weight.shape}")
+    input = input if weight is None else follow(weight, input)[0]
+    one_dtype("rms_norm", input, weight)
+    eps = float(np.finfo(np.float64 if input.dtype == np.float64 else np.float32).eps) if eps is None else eps
+    if len(shape) == 1:
+        return record(ops.rms_norm, input, 1.0 if weight is None else weight, eps=eps)
+    size = math.prod(shape)
+    flat = record(ops.reshape, input, shape=(*input.shape[: -len(shape)], size))
+    y = record(ops.rms_norm, flat, 1.0 if weight is None else record(ops.reshape, weight, shape=(size,)), eps=eps)
+    return record(ops.reshape, y, shape=input.shape)
+
+
+def rope(input: Tensor, cos: Any, sin: Any) -> Tensor:
+    """Rotary embedding of input (B, H, T, D) by tables (.., T, D/2), which are constants: feature i is paired with i + D/2.
+
+    >>> import tinylora
+    >>> quarter = tinylora.tensor([[1.0], [0.0]]), tinylora.tensor([[0.0], [1.0]])  # (T, D/2): cos and sin of 0 and π/2
+    >>> rope(tinylora.tensor([[[[1.0, 2.0], [1.0, 2.0]]]]), *quarter).tolist()
+    [[[[1.0, 2.0], [-2.0, 1.0]]]]
+    """
+    need_float("rope", input)
+    dtype = float32 if input.dtype == bfloat16 else input.dtype
+    tables = [(x.data if isinstance(x, Tensor) else x).astype(dtype, copy=False) for x in (cos, sin)]
+    half = (*input.shape[:-1], input.shape[-1] // 2)
+    if input.shape[-1] % 2 or any(_broadcast(table.shape, half) != half for table in tables):
+        shapes = f"{tuple(tables[0].shape)} and {tuple(tables[1].shape)}"
+        raise RuntimeError(f"rope: tables of shape {shapes} do not fit an input of shape {input.shape}")
+    return record(ops.rope, input, *tables)
+
+
+def _broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The shape that they broadcast to, None if they do not."""
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        return None
 
 
 def embedding(input: Tensor, weight: Tensor) -> Tensor:
@@ -90,37 +133,6 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     return record(ops.dropout, input, float(p), next_key()) if training and p > 0 else input
 
 
-def rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Tensor:
-    """The last axes, `normalized_shape`, divided by the root of their mean square, then scaled; eps as PyTorch's default."""
-    shape = tuple(normalized_shape)
-    if not shape or input.shape[-len(shape) :] != shape:
-        raise RuntimeError(f"rms_norm: an input of shape {input.shape} does not end in {shape}")
-    if weight is not None and weight.shape != shape:
-        raise RuntimeError(f"rms_norm: weight needs the shape {shape}")
-    input = input if weight is None else follow(weight, input)[0]
-    _one_dtype("rms_norm", input, weight)
-    eps = float(np.finfo(input.dtype if input.dtype.kind == "f" else float32).eps) if eps is None else eps
-    size = math.prod(shape)
-    flat = record(ops.reshape, input, shape=(*input.shape[: -len(shape)], size)) if len(shape) > 1 else input
-    scale = 1.0 if weight is None else record(ops.reshape, weight, shape=(size,)) if len(shape) > 1 else weight
-    y = record(ops.rms_norm, flat, scale, eps=eps)
-    return record(ops.reshape, y, shape=input.shape) if len(shape) > 1 else y
-
-
-def rope(input: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of (.., T, D): features i and i + D / 2 turned by the angle whose cos and sin, (.., T, D / 2), are
-    given."""
-    if input.data.ndim < 2 or input.shape[-1] != 2 * cos.shape[-1]:
-        raise RuntimeError(f"rope: cos of shape {cos.shape} does not fit an input of shape {input.shape}")
-    return record(ops.rope, input, cos.data.astype(input.dtype, copy=False), sin.data.astype(input.dtype, copy=False))
-
-
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) ∘ up, in one op."""
-    gate, up = promote(gate, up, floating=True)
-    return record(ops.swiglu, gate, up)
-
-
 def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,
@@ -131,58 +143,62 @@ def scaled_dot_product_attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """softmax(q kᵀ · scale + mask) v over (B, H, T, D), fused: see `ops.nn.attention`. The scale is 1/√D unless given.
+    """softmax(q kᵀ · scale) v for q (B, H, T, D), k and v (B, H, S, D), fused: see `ops.nn.attention`. scale is 1/√D.
 
-    attn_mask is boolean (True may be seen) or added to the scores, and broadcasts to (B, H, T, S). With enable_gqa key and
-    value may have fewer heads than query, a number that divides it. is_causal goes without a mask, for as many queries as
-    keys.
+    `attn_mask` broadcasts to (B, H, T, S): boolean, True where a key may be seen, or numbers that are added to the scores.
+    It is a constant. With `is_causal` query t sees the keys 0 .. t of these. With `enable_gqa` there may be fewer key
+    heads, if their number divides H. A query that sees no key gives 0.
+
+    >>> from tinylora import randn
+    >>> scaled_dot_product_attention(randn(2, 9, 5, 8), randn(2, 3, 5, 8), randn(2, 3, 5, 8), enable_gqa=True).shape
+    (2, 9, 5, 8)
     """
     if not 0 <= dropout_p < 1:
         raise ValueError(f"attention: dropout_p must be at least 0 and below 1, not {dropout_p}")
-    if is_causal and attn_mask is not None:
-        raise RuntimeError("attention: give attn_mask or is_causal, not both")
-    if is_causal and query.shape[-2] != key.shape[-2]:
-        raise RuntimeError(f"attention: causal needs as many queries as keys, got {query.shape[-2]} and {key.shape[-2]}")
-    _one_dtype("attention", query, key, value)
-    if query.data.ndim == 2:  # no heads: one
-        q, k, v = query[None], key[None], value[None]
-        return scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, is_causal, scale)[0]
-    shapes = f"query, key, value have shapes {query.shape}, {key.shape}, {value.shape}"
-    if enable_gqa and query.data.ndim > 2 and key.shape[-3] and query.shape[-3] % key.shape[-3]:
-        raise RuntimeError(f"attention: {shapes}: the heads of key do not divide those of query")
-    if not enable_gqa and query.shape[-3] != key.shape[-3]:
-        raise RuntimeError(f"attention: {shapes}, which do not fit; enable_gqa=True lets query heads share keys")
-    if attn_mask is not None and attn_mask.dtype != bool and attn_mask.dtype != query.dtype:
-        raise RuntimeError(f"attention: attn_mask is boolean or {query.dtype}, not {attn_mask.dtype}")
+    one_dtype("attention", query, key, value)
+    if query.data.ndim == 2:
+        one_head = query[None], key[None], value[None], attn_mask, dropout_p, is_causal, scale
+        return scaled_dot_product_attention(*one_head)[0]
+    _check_heads(query, key, value, enable_gqa)
+    mask = _mask(query, key, attn_mask)
+    T, S = query.shape[-2], key.shape[-2]
+    if is_causal and T != S:  # the op lets the last query see all keys; in PyTorch the first query sees one
+        xp = array_module(query.data)
+        early = xp.tri(T, S, dtype=bool)
+        mask = early if mask is None else early & mask if mask.dtype == bool else xp.where(early, mask, -math.inf)
     if scale is not None:
         query = query * (scale * math.sqrt(query.shape[-1]))
-    options: dict[str, Any] = {} if attn_mask is None else {"mask": attn_mask.data}
-    if dropout_p:
-        options |= {"p": float(dropout_p), "key": next_key()}
-    try:
-        return record(ops.attention, query, key, value, causal=is_causal, **options)
-    except ValueError:
-        raise RuntimeError(f"attention: {shapes}, which do not fit") from None
+    rng = next_key() if dropout_p else 0
+    return record(ops.attention, query, key, value, causal=is_causal and T == S, p=float(dropout_p), key=rng, mask=mask)
 
 
-def linear_cross_entropy(input: Tensor, weight: Tensor, target: Tensor, ignore_index: int = -100) -> Tensor:
-    """Mean cross-entropy of the scores input Wᵀ, without them: input (N, C), weight (V, C), target (N,) integers.
+def _check_heads(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) -> None:
+    H, H_kv = query.shape[-3], key.shape[-3]
+    batch = _broadcast(query.shape[:-3], key.shape[:-3], value.shape[:-3])
+    fits = query.shape[-1] == key.shape[-1] and key.shape[-3:-1] == value.shape[-3:-1] and batch is not None
+    if not fits or (H_kv != H and min(H, H_kv) != 1 and not enable_gqa):
+        hint = "" if not fits else "; fewer key heads need enable_gqa=True"
+        shapes = f"{query.shape}, {key.shape}, {value.shape}"
+        raise RuntimeError(f"attention: query, key, value have shapes {shapes}, which do not fit{hint}")
+    if enable_gqa and (H_kv == 0 or H % H_kv):
+        raise RuntimeError(f"attention: {H_kv} key heads do not divide {H} query heads")
 
-    The head and the loss of a language model as one op, see `ops.loss`. Rows whose target is `ignore_index` count nothing.
-    """
-    if target.dtype.kind not in "iu" or input.data.ndim != 2 or target.shape != input.shape[:1]:
-        raise RuntimeError(f"linear_cross_entropy: input {input.shape} and integer targets {target.shape} do not fit")
-    input, _ = _check_linear(input, weight, None)
-    check_targets("linear_cross_entropy", target.data, weight.shape[0], ignore_index)
-    return record(ops.linear_cross_entropy, input, weight, target.data, ignore_index=ignore_index)
 
-
-def check_targets(name: str, targets: Any, classes: int, ignore_index: int) -> None:
-    """Raise IndexError for a target that is no class and not `ignore_index`."""
-    known = seen(targets)
-    wrong = known[((known < 0) | (known >= classes)) & (known != ignore_index)]
-    if wrong.size:
-        raise IndexError(f"{name}: target {int(wrong[0])} is not one of the {classes} classes 0..{classes - 1}")
+def _mask(query: Tensor, key: Tensor, mask: Tensor | None) -> Any:
+    """attn_mask as an array: boolean, or of the queries' dtype."""
+    if mask is None:
+        return None
+    if mask.requires_grad:
+        raise NotImplementedError(
+            "attention: attn_mask is a constant here; add a bias that is trained to the scores yourself"
+        )
+    if mask.dtype not in (np.dtype(bool), float32, query.dtype):
+        raise RuntimeError(f"attention: attn_mask must be boolean or {query.dtype}, and this one is {mask.dtype}")
+    scores = (*query.shape[:-1], key.shape[-2])
+    if _broadcast(mask.shape, scores) != scores:
+        raise RuntimeError(f"attention: attn_mask of shape {mask.shape} does not broadcast to the scores' {scores}")
+    wide_enough = float32 if query.dtype == bfloat16 else query.dtype
+    return mask.data if mask.dtype == bool else mask.data.astype(wide_enough, copy=False)
 
 
 def cross_entropy(
@@ -198,8 +214,6 @@ def cross_entropy(
     """
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"cross_entropy: reduction is 'mean', 'sum' or 'none', not {reduction!r}")
-    if target.dtype.kind not in "iu":
-        raise RuntimeError(f"cross_entropy: targets must be integers (class numbers), and these are {target.dtype}")
     need_float("cross_entropy", input)
     input = wide(input)
     if weight is not None and weight.shape != input.shape[:2][-1:]:
@@ -211,8 +225,37 @@ def cross_entropy(
         raise ValueError(f"cross_entropy: logits of shape {input.shape} do not fit targets of shape {target.shape}")
     classes = input.shape[1]
     logits = input.permute(0, *range(2, input.data.ndim), 1).reshape(target.data.size, classes)
-    flat = target.data.reshape(-1)
-    check_targets("cross_entropy", flat, classes, ignore_index)
+    flat = _targets("cross_entropy", target, classes, ignore_index)
     w = None if weight is None else weight.data
     loss = record(ops.cross_entropy, logits, flat, w, ignore_index=ignore_index, reduction=reduction)
     return loss.reshape(target.shape) if reduction == "none" else loss
+
+
+def _targets(name: str, target: Tensor, classes: int, ignore_index: int) -> Any:
+    """The targets as one row of an array, if each is a class or `ignore_index`."""
+    if target.dtype.kind not in "iu":
+        raise RuntimeError(f"{name}: targets must be integers (class numbers), and these are {target.dtype}")
+    known = seen(flat := target.data.reshape(-1))
+    wrong = known[((known < 0) | (known >= classes)) & (known != ignore_index)]
+    if wrong.size:
+        raise IndexError(f"{name}: target {int(wrong[0])} is not one of the {classes} classes 0..{classes - 1}")
+    return flat
+
+
+def linear_cross_entropy(input: Tensor, weight: Tensor, target: Tensor, ignore_index: int = -100) -> Tensor:
+    """cross_entropy(input Wᵀ, target), averaged, for input (.., C), W (classes, C) and target (..): no logits are stored.
+
+    >>> import tinylora
+    >>> x, W, target = tinylora.randn(2, 5, 8), tinylora.randn(100, 8), tinylora.zeros(2, 5).long()
+    >>> logits = tinylora.nn.functional.linear(x, W)
+    >>> expected = cross_entropy(logits.flatten(0, 1), target.flatten())
+    >>> tinylora.allclose(linear_cross_entropy(x, W, target), expected)
+    True
+    """
+    input, _ = _check_linear(input, weight, None)
+    if target.shape != input.shape[:-1]:
+        raise ValueError(f"linear_cross_entropy: input of shape {input.shape} does not fit targets of shape {target.shape}")
+    flat = _targets("linear_cross_entropy", target, weight.shape[0], ignore_index)
+    x = record(ops.reshape, input, shape=(flat.size, input.shape[-1]))
+    d_x_too = x.requires_grad and grad_enabled()
+    return record(ops.linear_cross_entropy, x, weight, flat, ignore_index=ignore_index, d_x_too=d_x_too)

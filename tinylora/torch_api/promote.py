@@ -120,17 +120,6 @@ def _fit(x: Any, dtype: np.dtype, mixed: bool) -> Any:
     return x if x.dtype == dtype else record(ops.cast, x, dtype=dtype)
 
 
-def need_float(name: str, input: Tensor) -> None:
-    """Raise RuntimeError unless it is a floating-point tensor."""
-    if not is_floating(input.dtype):
-        raise RuntimeError(f"{name}: expected a floating-point tensor, got {input.dtype}; use .float() first")
-
-
-def wide(input: Tensor) -> Tensor:
-    """bfloat16 as float32, for sums of exponentials."""
-    return record(ops.cast, input, dtype=float32) if input.dtype == bfloat16 else input
-
-
 def follow(weight: Tensor, *operands: Any) -> list[Any]:
     """The operands of a product or a norm in the dtype of its `weight`, where one is float32 and the other bfloat16.
 
@@ -140,3 +129,24 @@ def follow(weight: Tensor, *operands: Any) -> list[Any]:
     dtype = weight.dtype
     mixed = [x is not None and {x.dtype, dtype} == {float32, bfloat16} for x in operands]
     return [record(ops.cast, x, dtype=dtype) if differs else x for x, differs in zip(operands, mixed, strict=True)]
+
+
+# ---------------------------------------------------------------------------------------------- what functions ask for
+def need_float(name: str, input: Tensor) -> None:
+    """Raise RuntimeError unless `input` is floating-point."""
+    if not is_floating(input.dtype):
+        raise RuntimeError(f"{name}: expected a floating-point tensor, got {input.dtype}; use .float() first")
+
+
+def one_dtype(name: str, *tensors: Tensor | None) -> None:
+    """All of them floating-point, and of one kind."""
+    given = [x for x in tensors if x is not None]
+    need_float(name, given[0])
+    for x in given[1:]:
+        if x.dtype != given[0].dtype:
+            raise RuntimeError(f"{name}: expected one dtype, got {given[0].dtype} and {x.dtype}")
+
+
+def wide(input: Tensor) -> Tensor:
+    """bfloat16 as float32, for sums of exponentials."""
+    return input.to(float32) if input.dtype == bfloat16 else input
