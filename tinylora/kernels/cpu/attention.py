@@ -8,6 +8,7 @@ Dao et al. 2022, "FlashAttention", section 3; Rabe & Staats 2021, "Self-attentio
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -47,92 +48,110 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
     if isinstance(q, MetaArray) or p == 1 or (causal and S < T) or (seen := _seen(xp, mask, B, T, S)) is NotImplemented:
         return NotImplemented
     G, scale, kept = H // H_kv, 1 / math.sqrt(D), 1 / (1 - p)
+    order = "K" if G == 1 else "C"  # the rows of a group side by side; a single head's rows stand well as they are
 
     def split(x):
         """(B, H, T, D) -> (B, H_kv, T, G, D), a view."""
         return x.reshape(B, H_kv, G, T, D).transpose(0, 1, 3, 2, 4)
 
-    scaled_q = xp.multiply(split(q), scale, order="C").reshape(B, H_kv, T * G, D)
+    def by_token(x):
+        """(b, h, R, n) -> (b, h, r, G, n)."""
+        return x.reshape(*x.shape[:2], -1, G, x.shape[-1])
+
+    scaled_q = xp.multiply(split(q), scale, order=order).reshape(B, H_kv, T * G, D)
     y = xp.empty_like(q)  # in memory laid out as q is, so that joining the heads again is free
     top, total = (xp.empty((B, H_kv, T * G, 1), q.dtype) for _ in range(2))
     blocks = list(_rows(T, S, causal, ROWS))
     for_each = spread if xp is np and q.size * S > SMALL else _one_by_one
     threads = get_num_threads() if for_each is spread else 1
-    groups = list(_groups(B, H_kv, SCORES[xp.__name__] // (min(blocks[0][0].stop, T) * G * S), threads))
-    saved: list[list[Any]] = [[] for _ in groups]  # e and M of every block
+    heads = list(_groups(B, H_kv, SCORES[xp.__name__] // (min(blocks[0][0].stop, T) * G * S), threads))
+    split_in = min(threads, len(blocks)) if len(heads) % threads else 1  # where heads are too few to share them evenly
+    pieces = [(part, b, h, blocks[part::split_in]) for b, h in heads for part in range(split_in)]
+    saved: list[list[Any]] = [[] for _ in pieces]  # e and M of every block
 
     def weights(b, h, i, n, first):
         """e and M of a block, (b, h, R, n)."""
         rows = slice(i.start * G, i.stop * G)
         s = scaled_q[b, h, rows] @ k[b, h, :n].swapaxes(-1, -2)
-        by_token = s.reshape(*s.shape[:2], -1, G, n)  # a view
         if causal:  # of the last r keys, token t of the block may see t + 1
             r = i.stop - i.start
-            limit = xp.where(xp.tri(r, dtype=bool), math.inf, -math.inf).astype(s.dtype)[:, None]
-            xp.fmin(by_token[..., n - r :], limit, out=by_token[..., n - r :])
+            _hide(xp, by_token(s)[..., n - r :], xp.tri(r, dtype=bool)[:, None])
         if seen is not None:
-            limit = xp.where(seen[b, :, i, :, :n], math.inf, -math.inf).astype(s.dtype)
-            xp.fmin(by_token, limit, out=by_token)
+            _hide(xp, by_token(s), seen[b, :, i, :, :n])
         if first:
             top[b, h, rows] = s.max(axis=-1, keepdims=True)
-            if seen is not None:  # no key: e = 0, and not NaN
+            if seen is not None:  # where no key is seen e is 0, and not NaN
                 xp.maximum(top[b, h, rows], np.finfo(s.dtype).min, out=top[b, h, rows])
         s -= top[b, h, rows]
-        return xp.exp(s, out=s), dropped(b, h, i, n) if p else None
-
-    def dropped(b, h, i, n):
-        """The part of the definition's dropout mask that covers a block, as 0 and 1."""
-        axes = [xp.arange(length, dtype=np.uint64) for length in (B, H, T, n)]
-        heads = axes[1].reshape(H_kv, 1, G)[h]  # (h, 1, G)
-        positions = axes[0][b, None, None, None] * np.uint64(H) + heads  # (b, h, 1, G)
-        positions = positions * np.uint64(T) + axes[2][i, None]  # (b, h, r, G)
-        positions = positions[..., None] * np.uint64(S) + axes[3]
-        drawn = mix(positions, key) >= np.uint64(int(p * 2**64))
-        return drawn.astype(q.dtype).reshape(*drawn.shape[:2], -1, n)
+        return xp.exp(s, out=s), _dropped(xp, (B, H_kv, G, T, S), (b, h, i, n), p, key, s.dtype) if p else None
 
     def forward(j):
-        b, h = groups[j]
-        for i, n in blocks:
+        _, b, h, mine = pieces[j]
+        for i, n in mine:
             rows = slice(i.start * G, i.stop * G)
             e, M = weights(b, h, i, n, first=True)
             total[b, h, rows] = e @ xp.ones((n, 1), e.dtype)
-            if seen is not None:  # the largest e of a row is 1, or there is none
+            if seen is not None:  # the largest e of a row is 1, or all are 0
                 xp.maximum(total[b, h, rows], 1.0, out=total[b, h, rows])
             e_v = (e if M is None else e * M) @ v[b, h, :n]
-            xp.multiply(by_rows(e_v), kept / by_rows(total[b, h, rows]), out=split(y)[b, h, i])
+            xp.multiply(by_token(e_v), kept / by_token(total[b, h, rows]), out=split(y)[b, h, i])
             if S <= SHORT:
                 saved[j].append((e, M))
 
-    def by_rows(x):
-        """(b, h, r · G, n) -> (b, h, r, G, n)."""
-        return x.reshape(*x.shape[:2], -1, G, x.shape[-1])
-
-    for_each(forward, range(len(groups)))
+    for_each(forward, range(len(pieces)))
 
     def gradients(g):
-        d_q, d_k, d_v = xp.empty_like(q), xp.zeros_like(k), xp.zeros_like(v)
+        d_q = xp.empty_like(q)
+        d_ks, d_vs = ([xp.zeros_like(x) for _ in range(split_in)] for x in (k, v))
 
         def backward(j):
-            b, h = groups[j]
-            for place, (i, n) in enumerate(blocks):
+            part, b, h, mine = pieces[j]
+            d_k, d_v = d_ks[part], d_vs[part]
+            for place, (i, n) in enumerate(mine):
                 rows = slice(i.start * G, i.stop * G)
-                some_g = split(g)[b, h, i]
-                delta = (some_g * split(y)[b, h, i]).sum(axis=-1).reshape(*top[b, h, rows].shape) / total[b, h, rows]
-                g_ = xp.multiply(some_g, kept / by_rows(total[b, h, rows]), order="C").reshape(scaled_q[b, h, rows].shape)
                 e, M = saved[j][place] if saved[j] else weights(b, h, i, n, first=False)
+                g_y = (split(g)[b, h, i] * split(y)[b, h, i]).sum(axis=-1).reshape(*e.shape[:3], 1)
+                g_ = xp.multiply(split(g)[b, h, i], kept / by_token(total[b, h, rows]), order=order)
+                g_ = g_.reshape(*e.shape[:3], D)
                 d_scores = g_ @ v[b, h, :n].swapaxes(-1, -2)
                 if M is not None:
                     d_scores *= M
-                d_scores -= delta
+                d_scores -= g_y / total[b, h, rows]
                 d_scores *= e
                 d_v[b, h, :n] += (e if M is None else e * M).swapaxes(-1, -2) @ g_
                 d_k[b, h, :n] += d_scores.swapaxes(-1, -2) @ scaled_q[b, h, rows]
-                xp.multiply(by_rows(d_scores @ k[b, h, :n]), scale, out=split(d_q)[b, h, i])
+                xp.multiply(by_token(d_scores @ k[b, h, :n]), scale, out=split(d_q)[b, h, i])
 
-        for_each(backward, range(len(groups)))
-        return d_q, d_k, d_v
+        for_each(backward, range(len(pieces)))
+        return d_q, functools.reduce(xp.add, d_ks), functools.reduce(xp.add, d_vs)
 
     return y, by_input(gradients)
+
+
+def _seen(xp: Any, mask: Any, B: int, T: int, S: int) -> Any:
+    """A boolean mask that is one for all heads, as (B, 1, T, 1, S); None for none, and NotImplemented for others."""
+    if mask is None:
+        return None
+    if mask.dtype != bool or (mask.ndim > 2 and mask.shape[-3] != 1):
+        return NotImplemented
+    return xp.broadcast_to(mask, (B, 1, T, S))[:, :, :, None]
+
+
+def _hide(xp: Any, scores: Any, seen: Any) -> None:
+    """-∞ in place of the scores of keys that are not seen, whatever stands there."""
+    limit = xp.where(seen, math.inf, -math.inf).astype(scores.dtype)
+    xp.fmin(scores, limit, out=scores)
+
+
+def _dropped(xp: Any, sizes: tuple[int, ...], block: tuple[Any, ...], p: float, key: int, dtype: Any) -> Any:
+    """The part of the definition's dropout mask that covers a block, as 0 and 1, (b, h, R, n)."""
+    (B, H_kv, G, T, S), (b, h, i, n) = sizes, block
+    batch, heads, tokens, keys = (xp.arange(length, dtype=np.uint64) for length in (B, H_kv * G, T, n))
+    positions = batch[b, None, None, None] * np.uint64(H_kv * G) + heads.reshape(H_kv, 1, G)[h]  # (b, h, 1, G)
+    positions = positions * np.uint64(T) + tokens[i, None]  # (b, h, r, G)
+    positions = positions[..., None] * np.uint64(S) + keys
+    drawn = mix(positions, key) >= np.uint64(int(p * 2**64))
+    return drawn.astype(dtype).reshape(*drawn.shape[:2], -1, n)
 
 
 def by_input(gradients):
@@ -151,15 +170,6 @@ def by_input(gradients):
     return d_q, d_k, d_v
 
 
-def _seen(xp: Any, mask: Any, B: int, T: int, S: int) -> Any:
-    """A boolean mask that is one for all heads, as (B, 1, T, 1, S); None for none, and NotImplemented for others."""
-    if mask is None:
-        return None
-    if mask.dtype != bool or (mask.ndim > 2 and mask.shape[-3] != 1):
-        return NotImplemented
-    return xp.broadcast_to(mask, (B, 1, T, S))[:, :, :, None]
-
-
 def _rows(T: int, S: int, causal: bool, at_most: int) -> Iterator[tuple[slice, int]]:
     """Cut T query rows into blocks, each with the number of keys that its last row sees."""
     for start in range(0, T, at_most):
@@ -170,9 +180,11 @@ def _rows(T: int, S: int, causal: bool, at_most: int) -> Iterator[tuple[slice, i
 def _groups(B: int, H: int, at_most: int, threads: int) -> Iterator[Heads]:
     """Cut (B, H) into groups of about `at_most` heads, or of whole rows of the batch: one a thread, if there are enough."""
     heads = max(1, min(at_most, B * H // threads))
-    for b in range(0, B, max(1, heads // H)):
+    count = -(-B // max(1, heads // H))
+    count = min(B, -(-count // threads) * threads)  # as many for each thread
+    for i in range(count):
         for h in range(0, H, heads):
-            yield slice(b, min(b + max(1, heads // H), B)), slice(h, min(h + heads, H))
+            yield slice(B * i // count, B * (i + 1) // count), slice(h, min(h + heads, H))
 
 
 def _one_by_one(work: Callable[[int], None], pieces: Iterable[int]) -> None:
