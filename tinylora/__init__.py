@@ -28,7 +28,7 @@ from tinylora.torch_api.functional import masked_fill, matmul, maximum, mean, mi
 from tinylora.torch_api.functional import sigmoid, sin, softmax, sqrt, std, sub, sum, tanh, var, where
 from tinylora.torch_api.promote import result_type
 from tinylora.torch_api.shaping import argmax, argsort, cat, chunk, flatten, gather, index_select, max, min, permute
-from tinylora.torch_api.shaping import scatter_add, sort, split, squeeze, stack, topk, transpose, tril, triu, unbind
+from tinylora.torch_api.shaping import reshape, scatter_add, sort, split, squeeze, stack, topk, transpose, tril, triu, unbind
 from tinylora.torch_api.shaping import unsqueeze
 from tinylora.training.recompute import checkpoint
 from math import e, inf, nan, pi
@@ -60,8 +60,8 @@ __all__ = [
     "amax", "amin", "argmax", "cumsum", "einsum", "log_softmax", "matmul", "max", "mean", "min", "prod", "softmax", "std",
     "sum", "var",
     # shapes and order
-    "argsort", "cat", "chunk", "clone", "flatten", "gather", "index_select", "numel", "permute", "scatter_add", "sort",
-    "split", "squeeze", "stack", "topk", "transpose", "tril", "triu", "unbind", "unsqueeze",
+    "argsort", "cat", "chunk", "clone", "flatten", "gather", "index_select", "numel", "permute", "reshape", "scatter_add",
+    "sort", "split", "squeeze", "stack", "topk", "transpose", "tril", "triu", "unbind", "unsqueeze",
     "__version__",
 ]  # fmt: skip
 

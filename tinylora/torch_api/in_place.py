@@ -71,9 +71,9 @@ def masked_fill_(input: Tensor, mask: Tensor, value: Any) -> Tensor:
     return _store(input, elementwise.masked_fill(input, mask, value))
 
 
-def copy_(input: Tensor, src: Tensor) -> Tensor:
-    """Take over the numbers of `src`, broadcast to this shape."""
-    return _store(input, to(expand(src, input.shape), input.device, input.dtype))
+def copy_(input: Tensor, other: Tensor) -> Tensor:
+    """Take over the numbers of `other`, broadcast to this shape."""
+    return _store(input, to(expand(other, input.shape), input.device, input.dtype))
 
 
 def fill_(input: Tensor, value: float) -> Tensor:
