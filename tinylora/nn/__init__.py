@@ -1,4 +1,4 @@
-"""Modules, spelled as in `torch.nn`."""
+"""Modules, with the names and arguments of `torch.nn`."""
 
 from tinylora.nn import functional as functional
 from tinylora.nn import utils as utils

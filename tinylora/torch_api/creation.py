@@ -1,4 +1,4 @@
-"""New tensors: zeros, ones, ranges, random numbers. PyTorch's names; `device` defaults to the default device."""
+"""Functions that create tensors: zeros, ones, ranges, random numbers. `device` defaults to the default device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tinylora.torch_api.shaping import _sizes
 
 
 def full(size: Any, fill_value: float, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """A tensor of shape `size` filled with one number, of the number's kind unless dtype is given."""
+    """A tensor of shape `size` filled with one number. The dtype is bool, int64 or float32, by the type of the number."""
     kind = {bool: np.dtype("bool"), int: int64}.get(type(fill_value), float32)
     shape = _sizes((size,))
     return Tensor(backend.full(shape, fill_value, np.dtype(dtype or kind), device), requires_grad)
@@ -32,7 +32,7 @@ def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool 
 
 
 def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """A tensor to be filled later. Zero-filled; never uninitialised memory."""
+    """A tensor of zeros, as `zeros`: never uninitialised memory."""
     return zeros(*size, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
@@ -76,7 +76,7 @@ def ones_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_
 
 
 def empty_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """Zeros, to be overwritten, with the shape, dtype and device of another tensor."""
+    """Zeros, as `zeros_like`: never uninitialised memory; with the shape, dtype and device of another tensor."""
     return empty(input.shape, dtype=dtype or input.dtype, device=device or input.device, requires_grad=requires_grad)
 
 

@@ -1,4 +1,4 @@
-"""The ops, lifted to Tensors: PyTorch's functions, by PyTorch's names. Also importable as `nn.functional`.
+"""PyTorch's functions of tensors, by PyTorch's names: element-wise (see elementwise.py), reductions, network functions.
 
 Every function that takes `dim` and `keepdim` takes NumPy's `axis` and `keepdims` as well.
 """
@@ -178,7 +178,7 @@ def softmax(input: Tensor, dim: int = -1, dtype: Any = None) -> Tensor:
 
 @numpy_names
 def log_softmax(input: Tensor, dim: int = -1, dtype: Any = None) -> Tensor:
-    """log(softmax), without the overflow."""
+    """log(softmax), computed without overflow."""
     input = input if dtype is None else input.to(dtype)
     _need_float("log_softmax", input)
     return record(ops.log_softmax, _wide(input), axis=axes_of(dim, input.data.ndim)).to(input.dtype)
@@ -190,7 +190,7 @@ def _wide(input: Tensor) -> Tensor:
 
 
 def matmul(input: Any, other: Any) -> Tensor:
-    """Matrix product over the last two axes; the axes before broadcast."""
+    """Matrix product over the last two axes; leading axes broadcast."""
     a, b = operand(input), operand(other)
     if not (isinstance(a, Tensor) and isinstance(b, Tensor)) or 0 in (a.data.ndim, b.data.ndim):
         raise RuntimeError("matmul: both sides need at least one dimension; multiply by a number with *")

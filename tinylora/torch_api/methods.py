@@ -1,4 +1,4 @@
-"""Tensor's methods, by PyTorch's names. Each is a function of a module below, with the tensor as its first argument."""
+"""Tensor's methods, by PyTorch's names. Each is a function of torch_api, with the tensor as its first argument."""
 
 from __future__ import annotations
 

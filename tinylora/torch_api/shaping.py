@@ -1,6 +1,6 @@
-"""Functions that rearrange: views, joins, gathers, order. PyTorch's names and meanings.
+"""Functions that change shape or order: views, joining, splitting, gathering, sorting.
 
-A view shares memory with its source until one of them is changed in place: in-place spellings make a new array.
+A view shares memory with its source until one of them is changed in place: in-place functions make a new array.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _axis(dim: int, ndim: int) -> int:
 
 # --------------------------------------------------------------------------------------------- views
 def reshape(input: Tensor, *shape: Any) -> Tensor:
-    """The same numbers in a new shape; one size may be -1, to be worked out."""
+    """The same numbers in a new shape; one size may be -1 and is then inferred."""
     sizes, count = _sizes(shape), input.data.size
     known = math.prod(n for n in sizes if n != -1)
     if sizes.count(-1) > 1 or (-1 in sizes and (known == 0 or count % known)) or (-1 not in sizes and known != count):
@@ -126,7 +126,7 @@ def triu(input: Tensor, diagonal: int = 0) -> Tensor:
 # ------------------------------------------------------------------------------- joining and splitting
 @numpy_names
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """Join tensors along an axis that exists."""
+    """Join tensors along an existing axis."""
     parts = promote(*tensors)
     axis = _axis(dim, parts[0].data.ndim)
     shapes = [x.shape for x in parts]
