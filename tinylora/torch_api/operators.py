@@ -1,4 +1,4 @@
-"""Tensor's operators: x + y, x @ y, x += y, x < y, x[i], len(x), .. Most are functions defined in torch_api's other files."""
+"""Tensor's operators: x + y, x @ y, x += y, x < y, x[i], len(x), .. Most are functions of torch_api's other files."""
 
 from __future__ import annotations
 
