@@ -59,10 +59,15 @@ class LinearWithLoRA(nn.Module):
         self.linear = linear
         with device(linear.weight.device):
             self.lora = LoRALayer(linear.in_features, linear.out_features, rank, alpha)
-        self.unmerged: list[nn.Parameter] = []  # while merged: the original weight
+        self._original: nn.Parameter | None = None
+
+    @property
+    def merged(self) -> bool:
+        """Is the change folded into the weight at the moment?"""
+        return self._original is not None
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.unmerged:
+        if not self.merged:
             return F.lora_linear(x, self.linear.weight, self.linear.bias, self.lora.A, self.lora.B, self.lora.alpha)
         if self.training and grad_enabled() and self.lora.A.requires_grad:
             raise RuntimeError("this LoRA is merged, and merged it cannot be trained: call unmerge(), or eval()")
@@ -70,14 +75,14 @@ class LinearWithLoRA(nn.Module):
 
     def merge(self) -> None:
         """W becomes W + ΔW, so that the adapter costs nothing at inference. Twice raises, and so does a NaN."""
-        if self.unmerged:
+        if self.merged:
             raise RuntimeError("this LoRA is merged already: call unmerge() first")
         if self.linear.weight.device == "meta":
             raise RuntimeError("a layer on the meta device holds no numbers to merge")
         merged = self.changed()
         if not array_module(merged).isfinite(merged).all():
             raise RuntimeError("merging would put NaN or infinity into the weight: the adapter is broken")
-        self.unmerged = [self.linear.weight]
+        self.__dict__["_original"] = self.linear.weight  # straight into __dict__: assigned, it would become a parameter
         self.linear.weight = nn.Parameter(Tensor(merged), self.linear.weight.requires_grad)  # others may share the old one
 
     def changed(self) -> Array:
@@ -86,9 +91,10 @@ class LinearWithLoRA(nn.Module):
 
     def unmerge(self) -> None:
         """Put the original weight back, with the device, dtype and requires_grad that the merged one has by now."""
-        if not self.unmerged:
+        if self._original is None:
             raise RuntimeError("this LoRA is not merged")
-        merged, self.linear.weight = self.linear.weight, self.unmerged.pop()
+        merged, self.linear.weight = self.linear.weight, self._original
+        self._original = None
         self.linear.weight.data = to_device(self.linear.weight.data, merged.device).astype(merged.dtype, copy=False)
         self.linear.weight.requires_grad = merged.requires_grad
 

@@ -24,7 +24,7 @@ from tinylora.tensor import Node, Tensor, record
 def together(layers: Sequence[LinearWithLoRA], x: Tensor) -> Any:
     """[layer(x) for layer in layers], or NotImplemented where that has to be done one by one."""
     scales = {m.lora.alpha for m in layers}
-    if not is_cupy(x.data) or not Op.use_tuned or len(scales) > 1 or any(m.unmerged for m in layers):
+    if not is_cupy(x.data) or not Op.use_tuned or len(scales) > 1 or any(m.merged for m in layers):
         return NotImplemented
     if any(type(m.linear) is not Linear for m in layers):
         return NotImplemented
