@@ -5,6 +5,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 import tracemalloc
 import weakref
 
@@ -16,7 +17,7 @@ from tinylora import ops, profile
 from tinylora.kernels.cpu import adam as adam_of_all
 from tinylora.kernels.cpu import attention as blocked
 from tinylora.kernels.cpu import blocks, elementwise, linear, products
-from tinylora.op import Op
+from tinylora.op import this_thread
 from tinylora.sums import sum_to
 from tinylora.torch_api import functional as F
 
@@ -310,12 +311,22 @@ def test_without_kernels_the_definitions_run():
 def test_no_kernels_ends_with_its_block_whatever_happens_in_it():
     with pytest.raises(ValueError), tinylora.no_kernels(), tinylora.no_kernels():
         raise ValueError
-    assert Op.use_tuned
+    assert this_thread.tuned
+
+
+def test_no_kernels_is_for_one_thread_alone():
+    seen = []
+    with tinylora.no_kernels():
+        other = threading.Thread(target=lambda: seen.append(this_thread.tuned))
+        other.start()
+        other.join()
+        seen.append(this_thread.tuned)
+    assert seen == [True, False]
 
 
 @pytest.mark.parametrize("value, expected", [("0", "False"), ("1", "True")])
 def test_an_environment_variable_turns_kernels_off(value, expected):
-    code = "import tinylora; print(tinylora.op.Op.use_tuned)"
+    code = "import tinylora; print(tinylora.op.this_thread.tuned)"
     environment = {**os.environ, "TINYLORA_KERNELS": value}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [expected]

@@ -16,7 +16,7 @@ from tinylora.kernels.cuda.lora import fit
 from tinylora.lora import LinearWithLoRA
 from tinylora.nn.layers import Linear
 from tinylora.nn.side_by_side import IN_ONE_OP
-from tinylora.op import Op
+from tinylora.op import this_thread
 from tinylora.sums import adds
 from tinylora.tensor import Node, Tensor, record
 
@@ -24,7 +24,7 @@ from tinylora.tensor import Node, Tensor, record
 def together(layers: Sequence[LinearWithLoRA], x: Tensor) -> Any:
     """[layer(x) for layer in layers], or NotImplemented where that has to be done one by one."""
     scales = {m.lora.alpha for m in layers}
-    if not is_cupy(x.data) or not Op.use_tuned or len(scales) > 1 or any(m.merged for m in layers):
+    if not is_cupy(x.data) or not this_thread.tuned or len(scales) > 1 or any(m.merged for m in layers):
         return NotImplemented
     if any(type(m.linear) is not Linear for m in layers):
         return NotImplemented
