@@ -303,7 +303,8 @@ def test_without_kernels_the_definitions_run():
     kept = []
     for block in (tinylora.no_kernels(), contextlib.nullcontext(), tinylora.no_kernels()):
         with block, profile() as p:
-            F.scaled_dot_product_attention(q, q, q, is_causal=True)
+            y = F.scaled_dot_product_attention(q, q, q, is_causal=True)
+        assert y.requires_grad
         kept.append(p.ops["attention"].kept)
     assert kept[0] == kept[2] >= 4 * 2 * 300 * 300 > kept[1]  # P, 4 bytes each
 
@@ -335,8 +336,8 @@ def test_an_environment_variable_turns_kernels_off(value, expected):
 def test_the_engine_uses_the_tuned_versions_and_meta_does_not():
     q = tinylora.randn(1, 2, 600, 8).requires_grad_()
     with profile() as p:
-        F.scaled_dot_product_attention(q, q, q, is_causal=True)
-    assert p.ops["attention"].kept < 600 * 600
+        y = F.scaled_dot_product_attention(q, q, q, is_causal=True)
+    assert y.requires_grad and p.ops["attention"].kept < 600 * 600
     with tinylora.device("meta"):
         x, W = tinylora.zeros(50, 8), tinylora.zeros(8, 8)
         assert F.lora_linear(x, W, None, tinylora.zeros(8, 2), tinylora.zeros(2, 8)).shape == (50, 8)

@@ -10,9 +10,9 @@ import pytest
 import tinylora
 from tinylora import nn, ops, profile, randn
 from tinylora.adapters.variants import Int8Linear
-from tinylora.op import Op
+from tinylora.op import Op, run, this_thread
 from tinylora.sums import adds
-from tinylora.tensor import record, watchers
+from tinylora.tensor import record
 from tinylora.torch_api import functional as F
 
 
@@ -135,23 +135,23 @@ def test_other_ops_count_elements():
 def test_kept_counts_each_memory_once_and_not_what_was_given():
     x = trained(100)
     with profile() as p:
-        F.exp(x)  # keeps its own output
+        y = F.exp(x)  # keeps its own output
     assert p.kept == p.ops["exp"].kept == 400
     with profile() as p:
         y = F.exp(x)
-        y * y.reshape(10, 10).reshape(100)  # the same memory three times
-    assert p.kept == 400
+        z = y * y.reshape(10, 10).reshape(100)  # the same memory three times
+    assert p.kept == 400 and z.requires_grad
     with profile() as p:
-        x * x  # a parameter
-        x * randn(100)  # and data
-    assert p.kept == 0
+        a = x * x  # a parameter
+        b = x * randn(100)  # and data
+    assert p.kept == 0 and a.requires_grad and b.requires_grad
 
 
 def test_kept_counts_activations_that_no_gradient_flows_through():
     x, w = randn(100), trained(100)
     with profile() as p:
-        (x * 2.0) * w
-    assert p.kept == 400
+        y = (x * 2.0) * w
+    assert p.kept == 400 and y.requires_grad
 
 
 def test_nothing_is_kept_without_gradients():
@@ -216,14 +216,14 @@ def test_profiles_nest():
         F.exp(trained(3))
     assert inner.ops["linear"].vjps["d_weight"].calls == outer.ops["linear"].vjps["d_weight"].calls == 1
     assert (inner.ops["exp"].calls, outer.ops["exp"].calls) == (0, 1)
-    assert not watchers
+    assert this_thread.run is run
 
 
 def test_an_error_in_the_block_ends_the_watching():
     with pytest.raises(ZeroDivisionError), profile() as p:
         F.exp(trained(3))
         raise ZeroDivisionError
-    assert not watchers
+    assert this_thread.run is run
     assert p.seconds > 0
 
 
