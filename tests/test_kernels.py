@@ -18,7 +18,7 @@ from tinylora.kernels.cpu import adam as adam_of_all
 from tinylora.kernels.cpu import attention as blocked
 from tinylora.kernels.cpu import blocks, elementwise, linear, products
 from tinylora.op import this_thread
-from tinylora.sums import sum_to
+from tinylora.tensor import sum_to
 from tinylora.torch_api import functional as F
 
 RNG = np.random.default_rng(0)

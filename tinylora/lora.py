@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from tinylora import nn
-from tinylora.backend import Array, array_module, device, to_device
-from tinylora.tensor import Tensor, grad_enabled
+from tinylora import nn, ops
+from tinylora.backend import Array, array_module, device, is_floating, to_device
+from tinylora.tensor import Tensor, grad_enabled, record
 from tinylora.torch_api import functional as F
 from tinylora.torch_api.creation import randn, zeros
 
@@ -72,6 +72,21 @@ class LinearWithLoRA(nn.Module):
         if self.training and grad_enabled() and self.lora.A.requires_grad:
             raise RuntimeError("this LoRA is merged, and merged it cannot be trained: call unmerge(), or eval()")
         return self.linear(x)
+
+    @classmethod
+    def forward_many(cls, layers: Sequence[LinearWithLoRA], x: Tensor) -> list[Tensor]:
+        """In one op, such as query, key and value; one by one where a layer is merged, or not alike."""
+        parts = [p for m in layers for p in (m.linear.weight, m.linear.bias, m.lora.A, m.lora.B)]
+        if cls is not LinearWithLoRA or not all(m._is_plain_for(x) for m in layers):
+            return super().forward_many(layers, x)
+        return list(record(ops.lora_linears, x, tuple(m.lora.alpha for m in layers), *parts))
+
+    def _is_plain_for(self, x: Tensor) -> bool:
+        """Does x go through a plain Linear and its change with nothing to convert and nothing to complain about?"""
+        W, b, A, B = self.linear.weight, self.linear.bias, self.lora.A, self.lora.B
+        fits = x.shape[-1:] == W.shape[1:] == A.shape[:1] and B.shape == (A.shape[1], W.shape[0])
+        same = x.dtype == W.dtype and is_floating(x.dtype) and (b is None or (b.dtype, b.shape) == (W.dtype, W.shape[:1]))
+        return type(self.linear) is nn.Linear and not self.merged and fits and same
 
     def merge(self) -> None:
         """W becomes W + ΔW, so that the adapter costs nothing at inference. Twice raises, and so does a NaN."""

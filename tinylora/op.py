@@ -17,8 +17,10 @@ versions live in `kernels/`, take and return the same, and are registered on the
 
 A tuned version that does not handle its inputs returns NotImplemented; at last the definition is used. Ops know nothing
 of Tensors; `tensor.py` records them. An op may assume that a vjp is called at most once per walk, may return a gradient
-of the broadcast shape (the engine sums it down), and must never write into `g` or an input. (A tuned vjp may add its
-gradient to what was there before: sums.py.)
+of the broadcast shape (the engine sums it down), and must never write into `g` or an input.
+
+An op may have several outputs: then it returns a tuple of arrays, and `g` is a dictionary from the number of an output to
+its gradient, without those that nothing was computed from.
 """
 
 from __future__ import annotations

@@ -50,11 +50,11 @@ class OpCount(Count):
 class Profile:
     """What `profile()` saw. `ops` has a count per op name, and `str()` is a table.
 
-    Seconds are of the op or vjp alone, without those of another that it calls. FLOPs are those of the op's formula, whichever
-    version ran: products of matrices where it has some, else one per element. A product that several vjps share counts with
-    one of them. `kept` is the memory that ops inside the block computed and that a recorded vjp holds: each array once, views
-    as the array they look into, and nothing that the ops were given, such as parameters and data. It is what was held when
-    the next op ran: an output that nobody took keeps nothing.
+    Seconds are of the op or vjp alone, without those of another that it calls. FLOPs are those of the op's formula,
+    whichever version ran: products of matrices where it has some, else one per element. A product that several vjps share
+    counts with one of them. `kept` is the memory that ops inside the block computed and that a recorded vjp holds: each
+    array once, views as the array they look into, and nothing that the ops were given, such as parameters and data. It is
+    what was held when the next op ran: an output that nobody took keeps nothing.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Profile:
         self._given: Memories = weakref.WeakValueDictionary()
         self._computed: Memories = weakref.WeakValueDictionary()
         self._counted: Memories = weakref.WeakValueDictionary()
-        self._fresh: list[tuple[OpCount, list[weakref.ref[_Counted]]]] = []  # of these, who knows whether they were recorded?
+        self._fresh: list[tuple[OpCount, list[weakref.ref[_Counted]]]] = []  # recorded or not: not known yet
         self._running = 0  # ops and vjps, one inside the other
         self._inside = 0.0  # seconds of all that has run to its end
 
@@ -247,10 +247,15 @@ def _arrays(found: Iterable[Any]) -> Iterator[Array]:
 
 
 # ---------------------------------------------------------------------------------------------- FLOPs
-def flops(op: str, vjp: str, shapes: list[tuple[int, ...]], out: tuple[int, ...], options: dict[str, Any]) -> int:
-    """Multiplications and additions of one call of op `op`, or of its vjp by name; other ops count their elements."""
+def flops(op: str, vjp: str, shapes: list[tuple[int, ...]], out: Any, options: dict[str, Any]) -> int:
+    """Multiplications and additions of one call of op `op`, or of its vjp by name; other ops count their elements.
+
+    `out` is the shape of the output, or a list of shapes if there are several.
+    """
     formula = FORMULAS.get(op)
-    return formula(vjp, shapes, out, options) if formula else max(map(math.prod, [out, *shapes]))
+    if formula:
+        return formula(vjp, shapes, out, options)
+    return max(map(math.prod, [*(out if isinstance(out, list) else [out]), *shapes]))
 
 
 def _matmul(vjp: str, shapes: Any, out: Any, options: Any) -> int:
@@ -275,9 +280,9 @@ def _lora_linear(vjp: str, shapes: Any, out: Any, options: Any) -> int:
 
 
 def _lora_linears(vjp: str, shapes: Any, out: Any, options: Any) -> int:
-    """Forward and d_x are of all layers, the others of one."""
-    layers = out[-2] if vjp in ("", "d_x") else 1
-    return layers * _lora_linear(vjp, [shapes[0], *shapes[2:]], (*out[:-2], out[-1]), options)
+    """Forward and d_x are of all layers, the others of one; where layers differ, of one as it is on average."""
+    each = [_lora_linear(vjp, [shapes[0], *shapes[4 * i + 2 : 4 * i + 6]], y, options) for i, y in enumerate(out)]
+    return sum(each) if vjp in ("", "d_x") else sum(each) // len(each)
 
 
 def _attention(vjp: str, shapes: Any, out: Any, options: Any) -> int:
