@@ -82,6 +82,12 @@ def dropout(draw):
     return Call((draw(arrays(shapes())), draw(st.sampled_from([0.1, 0.5, 1.0])), draw(st.integers(0, 2**63 - 1))))
 
 
+@st.composite
+def accumulate(draw):
+    own, other = draw(broadcastable(2))
+    return Call((draw(arrays(own)), draw(arrays(np.broadcast_shapes(own, other))), lambda g: 2 * g, own))
+
+
 # ----------------------------------------------------------------------------------------- reductions
 @st.composite
 def reduction(draw, elements=within_two, layouts=(*NO_REPEATS, "broadcast"), min_side=0):
@@ -225,12 +231,16 @@ def lora_linear(draw):
 
 @st.composite
 def lora_linears(draw):
+    """Of layers that are alike, or each with a width, a rank, a bias and a scale of its own."""
     d_in, d_out, r, scale = draw(lora_sizes(4))
     x = draw(arrays((*draw(shapes(max_dims=2)), d_in)))
-    bias = (d_out,) if draw(st.booleans()) else None
-    parts = ((d_out, d_in), bias, (d_in, r), (r, d_out))
-    layers = [part and draw(arrays(part)) for _ in range(draw(st.integers(1, 3))) for part in parts]
-    return Call((x, scale, *layers))
+    bias, alike, scales, layers = draw(st.booleans()), draw(st.booleans()), [], []
+    for _ in range(draw(st.integers(1, 3))):
+        if not alike:
+            d_out, r, scale, bias = draw(st.integers(0, 4)), draw(st.integers(1, 3)), draw(two), draw(st.booleans())
+        scales.append(scale)
+        layers += [part and draw(arrays(part)) for part in ((d_out, d_in), bias and (d_out,), (d_in, r), (r, d_out))]
+    return Call((x, tuple(scales), *(layer if isinstance(layer, np.ndarray) else None for layer in layers)))
 
 
 @st.composite
@@ -332,6 +342,7 @@ def cross_entropy(draw):
 positive = uniform(0.3, 3.0)
 ROWS: dict[str, st.SearchStrategy[Call]] = {
     "abs": unary(off_integers),  # kink at 0
+    "accumulate": accumulate(),
     "add": binary(),
     "amax": reduction(separated, NO_REPEATS, min_side=1),  # kink at ties
     "amin": reduction(separated, NO_REPEATS, min_side=1),  # kink at ties
@@ -420,7 +431,7 @@ def _lora(d_in: int, d_out: int, r: int) -> Call:
 
 def _loras(n: int, d_in: int, d_out: int, r: int, count: int) -> Call:
     layers = [x for _ in range(count) for x in (_x((d_out, d_in)), _x(d_out), _x((d_in, r)), _x((r, d_out)))]
-    return Call((_x((4, n, d_in)), 2.0, *layers))
+    return Call((_x((4, n, d_in)), (2.0,) * count, *layers))
 
 
 def _at(T: int, C: int, heads: int, p: float) -> Call:
@@ -430,6 +441,7 @@ def _at(T: int, C: int, heads: int, p: float) -> Call:
 
 
 LARGE: dict[str, list[Call]] = {
+    "accumulate": [Call((_x((30, 20)), _x((4, 30, 20)), lambda g: -g, (30, 20)))],
     "attention": [
         _heads(150, 150),
         _heads(1, 40),

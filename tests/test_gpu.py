@@ -16,7 +16,7 @@ from tinylora.backend import array_module, is_floating, random_bits
 from tinylora.lora import LinearWithLoRA, freeze, replace_linear_with_lora
 from tinylora.models.gpt import GPTModel
 from tinylora.op import OPS
-from tinylora.sums import sum_to
+from tinylora.tensor import sum_to
 from tinylora.text.generate import generate_batch
 from tinylora.text.sampling import GREEDY
 
@@ -70,10 +70,18 @@ def results(version, xp, call, g):
     """The output of an op's version, and the gradient of every floating input."""
     with np.errstate(all="ignore"):
         out, vjps = version(xp, *call.inputs, **call.options)
-        g = to_gpu(g) if array_module(out) is cupy else g
+        out = out if isinstance(out, tuple) else (out,)
+        g = to_gpu(g) if array_module(*out) is cupy else g
         floats = [hasattr(x, "dtype") and is_floating(x.dtype) for x in call.inputs]
         pairs = zip(call.inputs, vjps, floats, strict=False)
-        return [out, *(sum_to(vjp(g), x.shape) for x, vjp, is_float in pairs if is_float and vjp is not None)]
+        return [*out, *(sum_to(vjp(g), x.shape) for x, vjp, is_float in pairs if is_float and vjp is not None)]
+
+
+def gradient_of(out):
+    """Numbers on the CPU in the shape and dtype of the output, or by number for each of several."""
+    if isinstance(out, tuple):
+        return dict(enumerate(map(gradient_of, out)))
+    return np.asarray(np.random.default_rng(0).standard_normal(np.shape(out))).astype(out.dtype)
 
 
 def cast(call, dtype):
@@ -87,13 +95,12 @@ def compare(name, call, dtype, differences):
     """Definition on NumPy against definition on CuPy, forward and every vjp."""
     op, call = OPS[name], cast(call, dtype)
     with np.errstate(all="ignore"):
-        shape = np.shape(op.definition(np, *call.inputs, **call.options)[0])
-    g = np.asarray(np.random.default_rng(0).standard_normal(shape)).astype(dtype)
+        g = gradient_of(op.definition(np, *call.inputs, **call.options)[0])
     expected = results(op.definition, np, call, g)
     found = results(op.definition, cupy, Call(to_gpu(call.inputs), to_gpu(call.options)), g)
-    rounding = rounding_of([*call.inputs, g], dtype)
+    rounding = rounding_of([*call.inputs, *(g.values() if isinstance(g, dict) else [g])], dtype)
     for i, (a, b) in enumerate(zip(found, expected, strict=True)):
-        what = f"gradient {i - 1}" if i else "output"
+        what = f"result {i}, outputs first"
         assert a.dtype == b.dtype, f"{name}: {what} is {a.dtype} on the GPU and {b.dtype} on the CPU"
         difference = relative_difference(a, b, rounding)
         key = (name, np.dtype(dtype).name)
@@ -144,12 +151,14 @@ def test_a_tuned_version_agrees_with_the_definition_on_the_gpu(name, i, differen
         if version(cupy, *gpu.inputs, **gpu.options) is NotImplemented:
             return
         accepted.add(dtype)
-        y = OPS[name].definition(cupy, *exact.inputs, **exact.options)[0]
-        g = cupy.asarray(np.asarray(np.random.default_rng(0).standard_normal(y.shape))).astype(dtype)
-        found = results(version, cupy, gpu, g.astype(version(cupy, *gpu.inputs, **gpu.options)[0].dtype))
-        expected = results(OPS[name].definition, cupy, exact, g.astype(np.float64))
+        y = version(cupy, *gpu.inputs, **gpu.options)[0]
+        g = to_gpu(gradient_of(y))
+        wide = to_gpu({i: x.astype(np.float64) for i, x in g.items()} if isinstance(g, dict) else g.astype(np.float64))
+        outputs = len(y) if isinstance(y, tuple) else 1
+        found = results(version, cupy, gpu, g)
+        expected = results(OPS[name].definition, cupy, exact, wide)
         dtypes = [x.dtype for x in gpu.inputs if getattr(getattr(x, "dtype", None), "kind", "i") not in "iub"]
-        assert [d.dtype for d in found[1:]] == dtypes[: len(found) - 1]
+        assert [d.dtype for d in found[outputs:]] == dtypes[: len(found) - outputs]
         for a, b in zip(found, expected, strict=True):
             a, b = to_cpu(a).astype(np.float64), to_cpu(b)
             assert np.array_equal(np.isnan(a), np.isnan(b))
@@ -157,11 +166,11 @@ def test_a_tuned_version_agrees_with_the_definition_on_the_gpu(name, i, differen
             key = (f"{name} (tuned)", dtype.name)
             differences[key] = max(differences.get(key, 0.0), difference)
             assert difference <= NEAR[dtype.name], f"{dtype}: differs by {difference:.1e}"
-        for x, alone, vjp in zip(gpu.inputs, found[1:], version(cupy, *gpu.inputs, **gpu.options)[1], strict=False):
-            if hasattr(vjp, "adds"):
+        for x, alone, vjp in zip(gpu.inputs, found[outputs:], version(cupy, *gpu.inputs, **gpu.options)[1], strict=False):
+            if hasattr(vjp, "adds_inside"):
                 so_far = cupy.asarray(np.random.default_rng(1).standard_normal(x.shape)).astype(x.dtype)
                 before = to_cpu(so_far).astype(np.float64)
-                both = to_cpu(vjp(g.astype(alone.dtype), so_far)).astype(np.float64)
+                both = to_cpu(vjp(g, so_far)).astype(np.float64)
                 assert np.array_equal(to_cpu(so_far).astype(np.float64), before), "it wrote into what was there"
                 alone = to_cpu(alone).astype(np.float64)
                 apart = np.abs(np.nan_to_num(both - before - alone)).max(initial=0.0)

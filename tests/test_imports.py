@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "tinylora"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
-    "backend", "op", "ops", "sums", "tensor", "kernels", "torch_api", "nn", "optim formats", "lora testing",
-    "lora_side_by_side", "text", "models", "adapters", "tasks", "training", "runs", "app", "__main__",
+    "backend", "op", "ops", "tensor", "kernels", "torch_api", "nn", "optim formats", "lora testing",
+    "text", "models", "adapters", "tasks", "training", "runs", "app", "__main__",
 ]  # fmt: skip
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms.split()}
 READING_PATH = ["op.py", "ops/nn.py", "tensor.py", "nn/module.py", "models/gpt.py", "lora.py"]

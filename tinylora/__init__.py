@@ -4,7 +4,6 @@ Read it in this order: op.py, ops/nn.py, tensor.py, nn/module.py, models/gpt.py,
 """
 
 import tinylora.kernels
-import tinylora.lora_side_by_side
 import tinylora.torch_api.methods
 from tinylora import adapters, lora, models, nn, ops, optim, testing
 from tinylora.training import cuda

@@ -157,7 +157,7 @@ def checked(model: nn.Module) -> Shelf:
     shelf = shelf_of(model)
     if shelf.lent:
         raise RuntimeError(f"the adapters cannot be changed inside {shelf.lent}")
-    if merged := [path for path, m in lora_modules(model) if m.unmerged]:
+    if merged := [path for path, m in lora_modules(model) if m.merged]:
         raise RuntimeError(f"{merged[0]}: the adapter in place is merged: call unmerge() first")
     for (owner, attribute), thing in shelf.standing().items():
         if getattr(owner, attribute, None) is not thing:

@@ -36,7 +36,7 @@ def fingerprint(model: nn.Module, train: tuple[str, ...] = ()) -> str:
     """SHA-256 of the base: names, shapes and bytes of all parameters and buffers that an adapter does not hold."""
     digest = hashlib.sha256()
     stored = _stored(model, train).keys()
-    if any(m.unmerged for _, m in lora_modules(model)):
+    if any(m.merged for _, m in lora_modules(model)):
         raise RuntimeError("the model is merged: call unmerge() before an adapter is saved or loaded")
     wrapped = {f"{path}.linear": path for path, _ in lora_modules(model)}
     for path, p in (*model.named_parameters(), *model.named_buffers()):  # of a quantised weight, these are the numbers

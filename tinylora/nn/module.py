@@ -6,7 +6,7 @@ Assigning a Parameter or a Module to an attribute registers it. A parameter's na
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,11 @@ class Module:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
+
+    @classmethod
+    def forward_many(cls, layers: Sequence[Any], x: Tensor) -> list[Tensor]:
+        """What several layers of exactly this class make of one x. A class whose layers can share work overrides it."""
+        return [layer(x) for layer in layers]
 
     # ------------------------------------------------------------------------------ attributes
     def __setattr__(self, name: str, value: Any) -> None:
@@ -210,3 +215,15 @@ class Module:
             return f"{type(self).__name__}({self.extra_repr()})"
         inside = [line for line in [self.extra_repr(), *children] if line]
         return f"{type(self).__name__}(\n  " + "\n  ".join(inside) + "\n)"
+
+
+def fan_out(x: Tensor, *layers: Module) -> list[Tensor]:
+    """[layer(x) for layer in layers]. Layers of one class may share the work: see `Module.forward_many`.
+
+    >>> from tinylora import nn, randn
+    >>> [y.shape for y in fan_out(randn(2, 4), nn.Linear(4, 3), nn.Linear(4, 5))]
+    [(2, 3), (2, 5)]
+    """
+    kind = type(layers[0])
+    alike = all(type(layer) is kind and "forward" not in vars(layer) for layer in layers)
+    return (kind if alike else Module).forward_many(layers, x)

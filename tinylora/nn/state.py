@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def state_dict(module: Module) -> dict[str, Tensor]:
     """Every parameter and persistent buffer by path; the tensors share memory with the module."""
     for path, m in module.named_modules():
-        if getattr(m, "unmerged", None):
+        if getattr(m, "merged", False) is True:
             way_out = "unmerge() to have it apart, or merge_and_unload to have plain weights"
             raise RuntimeError(
                 f"{path or 'this layer'} is merged, and its state would hold the change twice: call {way_out}"

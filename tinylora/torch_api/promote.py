@@ -96,7 +96,7 @@ def promote(*operands: Any, floating: bool = False) -> list[Any]:
     """
     found = [operand(x) for x in operands]
     if _alike(found):
-        return found
+        return [x if isinstance(x, Tensor) else float(x) for x in found]
     dtype = result_type(*found)
     if floating and not is_floating(dtype):
         dtype = float32
@@ -105,12 +105,15 @@ def promote(*operands: Any, floating: bool = False) -> list[Any]:
 
 
 def _alike(found: list[Any]) -> bool:
-    """The common case, with nothing to cast: floating-point Tensors of one dtype on one device."""
-    first = found[0]
+    """The common case, where nothing needs a cast: floating-point Tensors of one dtype on one device, and Python numbers."""
+    first = found[0] if isinstance(found[0], Tensor) else found[-1]
     if not isinstance(first, Tensor) or not is_floating(first.data.dtype):
         return False
     dtype, kind = first.data.dtype, type(first.data)
-    return all(isinstance(x, Tensor) and x.data.dtype == dtype and type(x.data) is kind for x in found[1:])
+    for x in found:
+        if x is not first and isinstance(x, Tensor) and not (x.data.dtype == dtype and type(x.data) is kind):
+            return False
+    return True
 
 
 def _fit(x: Any, dtype: np.dtype, mixed: bool) -> Any:

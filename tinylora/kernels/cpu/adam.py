@@ -15,7 +15,7 @@ from tinylora.backend import Array
 from tinylora.kernels.cpu.blocks import BLOCK
 from tinylora.kernels.cpu.linear import plain
 from tinylora.kernels.cpu.threads import get_num_threads, spread
-from tinylora.op import Op
+from tinylora.op import this_thread
 
 Row = tuple[Array, Array, dict[str, Any], dict[str, Any]]  # a weight, its gradient, its state, the options of its group
 Piece = tuple[Row, Array, slice]  # a row, where its new weight goes, and the part of it to work on
@@ -27,7 +27,7 @@ def adam(rows: Sequence[Row], apart: bool) -> list[Array] | None:
     The same arithmetic as the definition in the same order, so the same numbers. Overwrites the state's m and v, and never
     a weight. None while kernels are off, and unless all arrays are NumPy's and the weights in row order.
     """
-    if not Op.use_tuned or not all(plain(w, g) and w.flags.c_contiguous for w, g, *_ in rows):
+    if not this_thread.tuned or not all(plain(w, g) and w.flags.c_contiguous for w, g, *_ in rows):
         return None
     new = [np.empty_like(w) for w, *_ in rows]
     rows = [(w, np.asarray(g, order="C"), state, group) for w, g, state, group in rows]

@@ -12,7 +12,7 @@ import numpy as np
 from tinylora import ops
 from tinylora.kernels.cpu.attention import by_input
 from tinylora.kernels.cuda.compile import NAMES, THREADS, blocks, kernel, mask, or_null, packs, ready
-from tinylora.sums import adds
+from tinylora.kernels.cuda.sums import adds_inside
 
 
 @ops.rows_at.tune("cupy")
@@ -25,7 +25,7 @@ def rows_at(xp, x, last):
     y = xp.empty((shape[0], shape[2]), dtype)
     kernel("elementwise", "rows_at", dtype)(*blocks(packs(y)), (ready(xp, x), last, y, y.size, *shape[1:]))
 
-    @adds
+    @adds_inside
     def d_x(g, so_far=None):
         so_far = None if so_far is None else ready(xp, so_far.astype(dtype, copy=False))
         d = xp.empty(shape, dtype)

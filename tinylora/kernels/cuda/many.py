@@ -16,7 +16,7 @@ import numpy as np
 from tinylora.backend import Array, array_module, float32, is_cupy
 from tinylora.kernels.cuda.compile import kernel
 from tinylora.kernels.cuda.live import fixed, live
-from tinylora.op import Op
+from tinylora.op import this_thread
 
 CHUNK = 4096  # elements that one block works through, as in many.cu
 Row = tuple[Array, Array, dict[str, Any], dict[str, Any]]  # a weight, its gradient, its state, the options of its group
@@ -24,7 +24,7 @@ Row = tuple[Array, Array, dict[str, Any], dict[str, Any]]  # a weight, its gradi
 
 def handles(arrays: Sequence[Array]) -> bool:
     """All on the GPU, in float32, in row order, and kernels are not turned off."""
-    return Op.use_tuned and all(is_cupy(x) and x.dtype == float32 and x.flags.c_contiguous for x in arrays)
+    return this_thread.tuned and all(is_cupy(x) and x.dtype == float32 and x.flags.c_contiguous for x in arrays)
 
 
 def adam(rows: Sequence[Row], apart: bool) -> list[Array] | None:
