@@ -160,11 +160,11 @@ def profile() -> Iterator[Profile]:
     p = Profile()
     started = perf_counter()
     outer = this_thread.run
-    this_thread.run = functools.partial(p.run, outer)  # type: ignore[method-assign]  # of this thread alone
+    this_thread.run = functools.partial(p.run, outer)  # of this thread alone
     try:
         yield p
     finally:
-        this_thread.run = outer  # type: ignore[method-assign]
+        this_thread.run = outer
         p.seconds = perf_counter() - started
         p._settle()
 

@@ -116,11 +116,11 @@ class _Graph:
         self.kept: list[Array] = []  # the frozen weights, which must not be freed while the graph reads them
         self._made: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()  # by id: what the step computes
         outer = this_thread.run
-        this_thread.run = functools.partial(self._keep, outer)  # type: ignore[method-assign]  # of this thread alone
+        this_thread.run = functools.partial(self._keep, outer)  # of this thread alone
         try:
             self.graph, self.outputs = owner.record(self.slots, self._key, *self.inputs)
         finally:
-            this_thread.run = outer  # type: ignore[method-assign]
+            this_thread.run = outer
 
     def replay(self, inputs: tuple[Tensor, ...]) -> Any:
         for place, x in zip(self.inputs, inputs, strict=True):

@@ -85,11 +85,11 @@ def _forgetting_vjps() -> Iterator[None]:
         out, vjps = outer(op, *inputs, **options)
         return out, tuple(None if vjp is None else _nothing for vjp in vjps)
 
-    this_thread.run = run  # type: ignore[method-assign]  # of this thread alone
+    this_thread.run = run  # of this thread alone
     try:
         yield
     finally:
-        this_thread.run = outer  # type: ignore[method-assign]
+        this_thread.run = outer
 
 
 def _nothing(g: Array) -> Array:
