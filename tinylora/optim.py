@@ -112,15 +112,18 @@ class Adam(Optimizer):
 
     def step(self) -> None:
         """Move every parameter that has a gradient, all of a device in one go."""
-        moved = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
-        for xp in dict.fromkeys(array_module(p.data) for p, _ in moved):
-            self._step_on([(p, group) for p, group in moved if array_module(p.data) is xp])
+        moved: dict[Any, list[tuple[Tensor, dict[str, Any]]]] = {}
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    moved.setdefault(array_module(p.data), []).append((p, group))
+        for xp, some in moved.items():
+            self._step_on(xp, some)
 
-    def _step_on(self, moved: list[tuple[Tensor, dict[str, Any]]]) -> None:
+    def _step_on(self, xp: Any, moved: list[tuple[Tensor, dict[str, Any]]]) -> None:
         states = [self.state.setdefault(id(p), {}) for p, _ in moved]
         for (p, _), state in zip(moved, states, strict=True):
             if not state:
-                xp = array_module(p.data)
                 state.update(step=0, m=xp.zeros_like(p.data), v=xp.zeros_like(p.data))
 
         def numbers() -> list[tuple[float, ...]]:

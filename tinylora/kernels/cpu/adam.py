@@ -28,14 +28,14 @@ def adam(xp, *arrays, numbers, apart):
     Declines weights that are not in row order.
     """
     n = len(arrays) // 4
-    weights, gradients, ms, vs = (arrays[i * n : (i + 1) * n] for i in range(4))
+    weights, gradients = arrays[:n], arrays[n : 2 * n]
     if not all(plain(w, g) and w.flags.c_contiguous for w, g in zip(weights, gradients, strict=True)):
         return NotImplemented
     new = [np.empty_like(w) for w in weights]
-    gradients, ms, vs = ([np.asarray(x, order="C") for x in some] for some in (gradients, ms, vs))
-    rows = list(zip(weights, gradients, ms, vs, numbers(), strict=True))  # in row order, so that parts of them are views
+    in_rows = [np.asarray(x, order="C") for x in arrays[n:]]  # so that parts of them are views
+    rows = list(zip(weights, in_rows[:n], in_rows[n : 2 * n], in_rows[2 * n :], numbers(), strict=True))
     spread(functools.partial(_update, apart=apart), _shares(list(_pieces(rows, new))))
-    return (*new, *ms, *vs), (None,) * len(arrays)
+    return (*new, *in_rows[n:]), (None,) * len(arrays)
 
 
 def _pieces(rows: Sequence[Row], new: list[Array]) -> Iterator[Piece]:
