@@ -340,9 +340,26 @@ def cross_entropy(draw):
 
 
 positive = uniform(0.3, 3.0)
+
+
+@st.composite
+def adam(draw):
+    sizes, some = draw(st.lists(shapes(), min_size=1, max_size=3)), (1, 0.1, 0.9, 0.99, 1e-8, 0.0)
+    numbers = [draw(st.sampled_from([some, (7, 0.01, 0.5, 0.9, 1e-3, 0.2)])) for _ in sizes]
+    inputs = [draw(arrays(size, elements)) for elements in (within_two,) * 3 + (positive,) for size in sizes]
+    return Call(tuple(inputs), {"numbers": lambda: numbers, "apart": draw(st.booleans())})
+
+
+@st.composite
+def clip_norm(draw):
+    sizes = draw(st.lists(shapes(), min_size=1, max_size=3))
+    return Call(tuple(draw(arrays(size)) for size in sizes), {"max_norm": draw(st.sampled_from([0.1, 100.0]))})
+
+
 ROWS: dict[str, st.SearchStrategy[Call]] = {
     "abs": unary(off_integers),  # kink at 0
     "accumulate": accumulate(),
+    "adam": adam(),
     "add": binary(),
     "amax": reduction(separated, NO_REPEATS, min_side=1),  # kink at ties
     "amin": reduction(separated, NO_REPEATS, min_side=1),  # kink at ties
@@ -350,6 +367,7 @@ ROWS: dict[str, st.SearchStrategy[Call]] = {
     "attention_at": attention_at(),
     "cast": unary().map(lambda call: Call(call.inputs, {"dtype": np.dtype("float64")})),
     "cat": cat(),
+    "clip_norm": clip_norm(),
     "clamp": clamp(),  # kinks at the limits, all integers
     "cos": unary(),
     "cross_entropy": cross_entropy(),
@@ -440,7 +458,15 @@ def _at(T: int, C: int, heads: int, p: float) -> Call:
     return Call(arrays, {"p": p, "key": 5})
 
 
+def _step(*sizes: tuple[int, ...]) -> Call:
+    """Of Adam."""
+    inputs = [*(_x(size) for _ in range(3) for size in sizes), *(_x(size) ** 2 for size in sizes)]
+    return Call(tuple(inputs), {"numbers": lambda: [(3, 0.1, 0.9, 0.99, 1e-8, 0.1)] * len(sizes), "apart": True})
+
+
 LARGE: dict[str, list[Call]] = {
+    "adam": [_step((300, 200), (7,), (0, 3)), _step((5000,), (64, 48))],
+    "clip_norm": [Call((_x((300, 200)), _x(7), _x((0, 3))), {"max_norm": 1.0})],
     "accumulate": [Call((_x((30, 20)), _x((4, 30, 20)), lambda g: -g, (30, 20)))],
     "attention": [
         _heads(150, 150),

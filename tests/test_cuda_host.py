@@ -115,13 +115,12 @@ def test_keys_come_from_the_innermost_source_and_it_may_ask_the_one_outside():
 
 def test_adam_of_many_declines_what_is_not_on_a_card():
     w = np.ones(3, np.float32)
-    assert many.adam([(w, w, {}, {})], apart=True) is None
-    assert many.norm([w]) is None and many.scaled([w], w.sum()) is None
+    assert many.adam(np, w, w, w, w, numbers=lambda: [(1, 0.1, 0.9, 0.99, 1e-8, 0.0)], apart=True) is NotImplemented
+    assert many.clip_norm(np, w, max_norm=1.0) is NotImplemented
 
 
 def test_coefficients_of_adam_are_those_of_its_definition():
-    group = {"betas": (0.9, 0.99), "lr": 0.1, "weight_decay": 0.2, "eps": 1e-8}
-    apart, added = many._coefficients(3, group, True), many._coefficients(3, group, False)
+    apart, added = (many._coefficients(3, 0.1, 0.9, 0.99, 1e-8, 0.2, apart=apart) for apart in (True, False))
     assert apart == [0.1 / (1 - 0.9**3), 1 / (1 - 0.99**3), 1 - 0.1 * 0.2, 0.0, 1e-8, 0.9, 0.99]
     assert added[2:4] == [1.0, 0.2]
 

@@ -148,14 +148,15 @@ def test_a_tuned_version_agrees_with_the_definition_on_the_gpu(name, i, differen
     def agree(call, dtype):
         gpu, exact = in_dtype(name, call, dtype)
         version = OPS[name].tuned["cupy"][i]
-        if version(cupy, *gpu.inputs, **gpu.options) is NotImplemented:
+        fresh = (lambda: in_dtype(name, call, dtype)[0]) if name == "adam" else lambda: gpu  # it overwrites m and v
+        if version(cupy, *fresh().inputs, **gpu.options) is NotImplemented:
             return
         accepted.add(dtype)
-        y = version(cupy, *gpu.inputs, **gpu.options)[0]
+        y = version(cupy, *fresh().inputs, **gpu.options)[0]
         g = to_gpu(gradient_of(y))
         wide = to_gpu({i: x.astype(np.float64) for i, x in g.items()} if isinstance(g, dict) else g.astype(np.float64))
         outputs = len(y) if isinstance(y, tuple) else 1
-        found = results(version, cupy, gpu, g)
+        found = results(version, cupy, fresh(), g)
         expected = results(OPS[name].definition, cupy, exact, wide)
         dtypes = [x.dtype for x in gpu.inputs if getattr(getattr(x, "dtype", None), "kind", "i") not in "iub"]
         assert [d.dtype for d in found[outputs:]] == dtypes[: len(found) - outputs]

@@ -22,7 +22,8 @@ CUTS = [
     (linear, "ROWS", 2), (loss, "LOGITS", 5),
     (attention, "ROWS", 2), (attention, "SMALL", 0), (attention, "SHORT", 3), (attention, "SCORES", {"numpy": 8}),
 ]  # fmt: skip
-OUTSIDE_OF_GRAPHS = {"accumulate"}  # works on gradients, of which nobody asks for the gradient
+OUTSIDE_OF_GRAPHS = {"accumulate", "adam", "clip_norm"}  # they work on gradients, of which nobody asks for the gradient
+OVERWRITES = {"adam"}  # m and v, which belong to the optimizer alone
 TUNED = [(name, i) for name in NAMES for i in range(len(OPS[name].tuned["numpy"]))]
 
 
@@ -100,7 +101,7 @@ def test_float32_stays_float32(name):
     check()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in OVERWRITES])
 def test_a_vjp_writes_neither_into_g_nor_into_an_input(name):
     @given(ROWS[name], st.data())
     def check(call, data):
@@ -152,7 +153,7 @@ def agrees_with_the_definition(name, i, dtype, tolerance):
 
     def compare(call, draw):
         call = as_dtype(call, dtype)
-        result = run(op.tuned["numpy"][i], call)
+        result = run(op.tuned["numpy"][i], as_dtype(call, dtype))  # a copy, for what it may overwrite
         if result is NotImplemented:
             return
         accepted.append(call)

@@ -17,7 +17,19 @@ from tinylora.torch_api.operators import Operators
 
 ROOT = Path(__file__).parent.parent
 ROOMS = {"adapters", "cuda", "functional", "lora", "models", "nn", "ops", "optim", "testing"}
-NOT_PYTORCHS = {"axes_of", "numpy_names", "operand", "follow", "promote", "record", "is_floating", "next_key", "seen"}
+NOT_PYTORCHS = {
+    "axes_of",
+    "numpy_names",
+    "operand",
+    "follow",
+    "promote",
+    "record",
+    "is_floating",
+    "next_key",
+    "seen",
+    "need_float",
+    "wide",
+}
 
 
 def functions_of(module):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinylora.backend import Array, array_module, device, device_of, full, is_floating
-from tinylora.op import Op, op
+from tinylora.op import Op, op, this_thread
 
 if TYPE_CHECKING:
     from tinylora.torch_api.methods import TensorMethods  # PyTorch's methods and operators, attached when it is imported
@@ -121,7 +121,7 @@ def record(op: Op, *inputs: Any, **options: Any) -> Any:
 
     Returns a Tensor, or a tuple of them if the op has several outputs.
     """
-    out, vjps = op(*[x.data if isinstance(x, Tensor) else x for x in inputs], **options)
+    out, vjps = this_thread.run(op, *[x.data if isinstance(x, Tensor) else x for x in inputs], **options)
     edges = [
         (x.node, vjp)
         for x, vjp in zip(inputs, vjps, strict=True)
@@ -207,8 +207,8 @@ def _collect(leaf: Tensor | None, g: Array, collected: dict[int, list[Array]]) -
         return  # nobody is left to ask for it
     g = g if leaf.grad is None else leaf.grad.data + g
     owner = g
-    while getattr(owner, "base", None) is not None:
-        owner = owner.base
+    while (base := getattr(owner, "base", None)) is not None:
+        owner = base
     others = collected.setdefault(id(owner), [])
     if 0 in getattr(g, "strides", ()) or any(array_module(g).may_share_memory(g, other) for other in others):
         g = g.copy()
