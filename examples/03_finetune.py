@@ -46,7 +46,7 @@ def main() -> None:
     model = load_model("nano")
     if args.variant == "random":
         randomise(model)
-    model.set_classes(len(labels), bias=True)
+    model.set_classes(labels, bias=True)
     if args.variant in ("lora", "random"):
         apply_lora(model, LoRAConfig(rank=16, alpha=16, scaling="alpha/r", train=("out_head",)))
     elif args.variant == "head":

@@ -254,11 +254,23 @@ def quantized_linear(draw):
 
 @st.composite
 def attention(draw):
-    B, H, S, D = (draw(st.integers(0, n)) for n in (2, 2, 4, 3))
-    causal = draw(st.booleans())
-    T = draw(st.integers(0, S if causal else 4))
-    q, k, v = (draw(arrays((B, H, n, D))) for n in (T, S, S))
-    return Call((q, k, v), {"causal": causal, "p": draw(st.sampled_from([0.0, 0.3])), "key": draw(st.integers(0, 99))})
+    """With as many key heads as query heads or fewer, and masks of all kinds; rows that see no key among them."""
+    B, H_kv, T, S, D = (draw(st.integers(0, n)) for n in (2, 2, 4, 4, 3))
+    H = H_kv * draw(st.integers(1, 3))
+    q, k, v = (draw(arrays((B, h, n, D))) for h, n in ((H, T), (H_kv, S), (H_kv, S)))
+    options = {"causal": draw(st.booleans()), "p": draw(st.sampled_from([0.0, 0.3])), "key": draw(st.integers(0, 99))}
+    shape = draw(st.sampled_from([(B, 1, 1, S), (B, 1, T, S), (B, H, T, S), (T, S), (S,)]))
+    mask = draw(st.none() | hnp.arrays(bool, shape) | arrays(shape))
+    if mask is not None and mask.dtype != bool:
+        mask = np.where(draw(hnp.arrays(bool, shape)), mask, -np.inf)
+    return Call((q, k, v), options if mask is None else {**options, "mask": mask})
+
+
+@st.composite
+def rope(draw):
+    B, H, T, half = (draw(st.integers(0, n)) for n in (2, 3, 4, 3))
+    table = draw(st.sampled_from([(T, half), (1, T, half), (B, 1, T, half), (1, half)]))
+    return Call((draw(arrays((B, H, T, 2 * half))), draw(arrays(table)), draw(arrays(table))))
 
 
 @st.composite
@@ -270,9 +282,10 @@ def rows_at(draw):
 @st.composite
 def attention_at(draw):
     B, T, H, D = (draw(st.integers(low, 3)) for low in (0, 1, 1, 1))
-    q, k, v = (draw(arrays(shape)) for shape in ((B, H * D), (B, T, H * D), (B, T, H * D)))
+    G = draw(st.sampled_from([1, 2]))
+    q, k, v = (draw(arrays(shape)) for shape in ((B, G * H, D), (B, H, T, D), (B, H, T, D)))
     last = draw(hnp.arrays(np.int64, (B,), elements=st.integers(0, T - 1)))
-    return Call((q, k, v, last), {"heads": H, "p": draw(st.sampled_from([0.0, 0.3])), "key": draw(st.integers(0, 99))})
+    return Call((q, k, v, last), {"p": draw(st.sampled_from([0.0, 0.3])), "key": draw(st.integers(0, 99))})
 
 
 # ---------------------------------------------------------------------------------- embedding and losses
@@ -289,6 +302,29 @@ def layer_norm(draw):
     C = draw(st.integers(0, 5))
     x = draw(arrays((*draw(shapes(max_dims=2)), C), separated, NO_REPEATS))
     return Call((x, draw(st.just(1.0) | arrays((C,))), draw(st.just(0.0) | arrays((C,)))), {"eps": 1e-5})
+
+
+@st.composite
+def rms_norm(draw):
+    """Rows that are not all 0, as for layer_norm."""
+    C = draw(st.integers(0, 5))
+    x = draw(arrays((*draw(shapes(max_dims=3)), C), uniform(0.3, 3.0)))
+    return Call((x, draw(st.just(1.0) | arrays((C,)))), {"eps": 1e-5})
+
+
+@st.composite
+def swiglu(draw):
+    gate, up = draw(st.sampled_from([broadcastable(2), shapes().map(lambda shape: (shape, shape))]).flatmap(lambda s: s))
+    return Call((draw(arrays(gate, uniform(-5.0, 5.0))), draw(arrays(up))))
+
+
+@st.composite
+def linear_cross_entropy(draw):
+    """One row at least that counts."""
+    C, classes, N = draw(st.integers(0, 4)), draw(st.integers(1, 4)), draw(st.integers(1, 5))
+    target = draw(hnp.arrays(np.int64, (N,), elements=st.sampled_from([-100, *range(classes)])))
+    target[draw(st.integers(0, N - 1))] = 0
+    return Call((draw(arrays((N, C))), draw(arrays((classes, C))), target), {"d_x_too": draw(st.booleans())})
 
 
 @st.composite
@@ -348,6 +384,7 @@ ROWS: dict[str, st.SearchStrategy[Call]] = {
     "getitem": getitem(),
     "layer_norm": layer_norm(),
     "linear": linear(),
+    "linear_cross_entropy": linear_cross_entropy(),
     "log": unary(positive),
     "log_softmax": along(elements=uniform(-5.0, 5.0)),
     "lora_linear": lora_linear(),
@@ -365,6 +402,8 @@ ROWS: dict[str, st.SearchStrategy[Call]] = {
     "quantized_linear": quantized_linear(),
     "relu": unary(off_integers),  # kink at 0
     "reshape": reshape(),
+    "rms_norm": rms_norm(),
+    "rope": rope(),
     "rows_at": rows_at(),
     "rsqrt": unary(positive),
     "scatter_add": gather(source=True),
@@ -377,6 +416,7 @@ ROWS: dict[str, st.SearchStrategy[Call]] = {
     "std": deviation(NO_REPEATS),  # no derivative where all elements are equal
     "sub": binary(),
     "sum": reduction(),
+    "swiglu": swiglu(),
     "tanh": unary(),
     "tril": triangle(),
     "triu": triangle(),
@@ -389,8 +429,18 @@ _rng = np.random.default_rng(0)
 _x = _rng.standard_normal
 
 
-def _heads(T: int, S: int, p: float = 0.1) -> Call:
-    return Call((_x((2, 3, T, 16)), _x((2, 3, S, 16)), _x((2, 3, S, 16))), {"causal": True, "p": p, "key": 5})
+def _heads(T: int, S: int, p: float = 0.1, heads: int = 3, **options: Any) -> Call:
+    arrays = _x((2, heads, T, 16)), _x((2, 3, S, 16)), _x((2, 3, S, 16))
+    return Call(arrays, {"causal": True, "p": p, "key": 5, **options})
+
+
+def _angles(T: int, half: int) -> tuple[Any, Any]:
+    angles = np.arange(T)[:, None] * 0.9 ** np.arange(half)
+    return np.cos(angles), np.sin(angles)
+
+
+def _targets(n: int, classes: int, ignored: int) -> Any:
+    return np.where(np.arange(n) % 7 < ignored, -100, _rng.integers(0, classes, n))
 
 
 def _lora(d_in: int, d_out: int, r: int) -> Call:
@@ -403,8 +453,9 @@ def _loras(n: int, d_in: int, d_out: int, r: int, count: int) -> Call:
 
 
 def _at(T: int, C: int, heads: int, p: float) -> Call:
-    arrays = _x((4, C)), _x((4, T, C)), _x((4, T, C)), np.array([0, T - 1, T // 2, T // 3])
-    return Call(arrays, {"heads": heads, "p": p, "key": 5})
+    D = C // heads
+    arrays = _x((4, heads, D)), _x((4, heads, T, D)), _x((4, heads, T, D)), np.array([0, T - 1, T // 2, T // 3])
+    return Call(arrays, {"p": p, "key": 5})
 
 
 def _step(*sizes: tuple[int, ...]) -> Call:
@@ -417,7 +468,18 @@ LARGE: dict[str, list[Call]] = {
     "adam": [_step((300, 200), (7,), (0, 3)), _step((5000,), (64, 48))],
     "clip_norm": [Call((_x((300, 200)), _x(7), _x((0, 3))), {"max_norm": 1.0})],
     "accumulate": [Call((_x((30, 20)), _x((4, 30, 20)), lambda g: -g, (30, 20)))],
-    "attention": [_heads(150, 150), _heads(1, 40), _heads(300, 300), _heads(300, 300, p=0.0)],
+    "attention": [
+        _heads(150, 150),
+        _heads(1, 40),
+        _heads(300, 300),
+        _heads(300, 300, p=0.0),
+        _heads(70, 70, heads=9),
+        _heads(1, 40, heads=9),
+        _heads(290, 300, heads=6),
+        _heads(300, 300, 0.0, heads=9),
+        _heads(70, 90, heads=6, causal=False, mask=np.arange(90) > _rng.integers(0, 95, (2, 1, 1, 1))),
+        _heads(70, 90, heads=6, p=0.0, mask=_rng.random((2, 1, 70, 90)) < 0.5),
+    ],
     "attention_at": [_at(300, 64, 4, 0.0), _at(70, 192, 3, 0.2), _at(5, 24, 3, 0.0)],
     "cross_entropy": [Call((_x((300, 500)), _rng.integers(0, 500, 300), None), {})],
     "dropout": [Call((_x((130, 257)), 0.1, 7))],
@@ -425,12 +487,23 @@ LARGE: dict[str, list[Call]] = {
     "gelu": [Call((4 * _x((130, 257)),))],
     "layer_norm": [Call((_x((8, 130, n)), _x(n), _x(n)), {"eps": 1e-5}) for n in (65, 264)],
     "linear": [Call((_x((4, 130, 65)), _x((129, 65)), _x(129)))],
+    "linear_cross_entropy": [
+        Call((_x((300, 40)), _x((500, 40)), _targets(300, 500, ignored)), {"d_x_too": d_x})
+        for ignored in (0, 3)
+        for d_x in (0, 1)
+    ],
     "log_softmax": [Call((_x((300, 200)),), {"axis": -1})],
     "lora_linear": [_lora(65, 129, 4), _lora(64, 64, 8), _lora(48, 144, 16), _lora(144, 48, 16)],
     "lora_linears": [_loras(130, 48, 64, 8, 3), _loras(9, 64, 64, 16, 3), _loras(130, 40, 32, 8, 2)],
     "matmul": [Call((_x((4, 130, 65)), _x((65, 129))))],
+    "rms_norm": [Call((_x((8, 130, n)), _x(n)), {"eps": 1e-5}) for n in (65, 264)],
+    "rope": [
+        Call((_x((3, 130, 5, 64)).transpose(0, 2, 1, 3), *_angles(130, 32))),
+        Call((_x((2, 3, 1, 16)), *_angles(1, 8))),
+    ],
     "rows_at": [Call((_x((4, 33, 40)), np.array([0, 32, 7, 7])))],
     "pow": [Call((_x((30, 20)), 2)), Call((_x((30, 20)), 3.0))],
     "softmax": [Call((_x((300, 200)),), {"axis": -1})],
     "sum": [Call((_x((30, 20)),))],
+    "swiglu": [Call((4 * _x((130, 257)), _x((130, 257))))],
 }

@@ -14,7 +14,7 @@ from commands import failing, run, some_messages
 
 import tinylora
 from tinylora.adapters import LoRAConfig, apply_lora, save_adapter
-from tinylora.app import cli, demo, terminal
+from tinylora.app import cli, commands, demo, terminal
 from tinylora.formats import safetensors
 from tinylora.models import load_model, save_model
 from tinylora.models.gpt import GPTModel
@@ -212,8 +212,8 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_starts(caps
     for name in ("file", "full/run"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("mine")
-    monkeypatch.setattr(cli, "ModelSource", None)
-    monkeypatch.setattr(cli, "save_merged", None)
+    monkeypatch.setattr(commands, "ModelSource", None)
+    monkeypatch.setattr(commands, "save_merged", None)
     before = everything_below(".")
     for command in (["finetune", folder / "m.tsv"], ["merge", folder / "run"]):
         for out, words in (("file", "is a file"), ("full", "is not empty"), ("file/below", "is not a folder")):

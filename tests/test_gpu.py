@@ -86,7 +86,8 @@ def gradient_of(out):
 
 def cast(call, dtype):
     inputs = [x.astype(dtype) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x for x in call.inputs]
-    options = {**call.options, "dtype": np.dtype(dtype)} if "dtype" in call.options else call.options
+    masks = {name: x.astype(dtype) for name, x in call.options.items() if isinstance(x, np.ndarray) and x.dtype.kind == "f"}
+    options = {**call.options, **masks, **({"dtype": np.dtype(dtype)} if "dtype" in call.options else {})}
     return Call(tuple(inputs), options)
 
 

@@ -16,7 +16,7 @@ import tinylora
 from tinylora import ops, profile
 from tinylora.kernels.cpu import adam as adam_of_all
 from tinylora.kernels.cpu import attention as blocked
-from tinylora.kernels.cpu import blocks, elementwise, linear, products
+from tinylora.kernels.cpu import blocks, elementwise, linear, loss, products, rotary
 from tinylora.op import this_thread
 from tinylora.tensor import sum_to
 from tinylora.torch_api import functional as F
@@ -70,6 +70,30 @@ def test_attention_at_block_boundaries(T, S, causal, p):
     agree(ops.attention, blocked.attention, q, k, v, wrt=(0, 1, 2), causal=causal, p=p, key=2**63 - 5)
 
 
+@pytest.mark.parametrize("p", [0.0, 0.3])
+@pytest.mark.parametrize(("T", "S"), [(1, 9), (R, R), (R + 1, R + 7), (3, 300), (R + 1, 300)])
+def test_attention_with_fewer_key_heads_is_attention_with_repeated_ones(T, S, p):
+    q, k, v, g = heads(2, 6, T, 8), heads(2, 2, S, 8), heads(2, 2, S, 8), heads(2, 6, T, 8)
+    y, vjps = blocked.attention(np, q, k, v, p=p, key=3)
+    repeated = (x.repeat(3, axis=1) for x in (k, v))
+    expected, vjps_of_repeated = blocked.attention(np, q, *repeated, p=p, key=3)
+    close(y, expected, 1e-5)
+    close(vjps[0](g), vjps_of_repeated[0](g), 1e-4)
+    for ours, theirs in zip(vjps[1:], vjps_of_repeated[1:], strict=True):
+        close(ours(g), theirs(g).reshape(2, 2, 3, S, 8).sum(axis=2), 1e-4)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_with_a_mask_of_keys_and_queries_that_see_none(causal):
+    q, k, v = heads(2, 4, R + 3, 8), heads(2, 2, 300, 8), heads(2, 2, 300, 8)
+    left_padded = np.arange(300) >= np.array([0, 270])[:, None, None, None]  # (B, 1, 1, S)
+    agree(ops.attention, blocked.attention, q, k, v, wrt=(0, 1, 2), causal=causal, mask=left_padded)
+    blind = RNG.random((2, 1, R + 3, 300)) < 0.9
+    blind[0, 0, 5] = False
+    agree(ops.attention, blocked.attention, q, k, v, wrt=(0, 1, 2), causal=causal, mask=blind)
+    assert (blocked.attention(np, q, k, v, causal=causal, mask=blind)[0][0, :, 5] == 0).all()
+
+
 @pytest.mark.parametrize("scores", [1, 4 * R * R, 2**18])
 def test_attention_in_blocks_of_one_head_a_few_and_all(scores, monkeypatch):
     monkeypatch.setitem(blocked.SCORES, "numpy", scores)
@@ -116,11 +140,14 @@ def test_attention_declines():
         "float16": (x.astype(np.float16),) * 3,
         "mixed dtypes": (x.astype(np.float64), x, x),
         "values of another width": (x, x, x[..., :2]),
-        "one key for all heads": (x, x[:, :1], x[:, :1]),
+        "more key heads than query heads": (x[:, :1], x, x),
+        "another batch": (x, x[[0, 0]], x[[0, 0]]),
     }
     for what, (q, k, v) in other.items():
         assert blocked.attention(np, q, k, v) is NotImplemented, what
     assert blocked.attention(np, x, x, x, p=1.0) is NotImplemented
+    for mask in (np.zeros((6, 6), np.float32), np.ones((1, 2, 6, 6), bool)):  # added to the scores; one for each head
+        assert blocked.attention(np, x, x, x, mask=mask) is NotImplemented
 
 
 def test_row_blocks_cover_every_row_once_and_skip_the_future():
@@ -203,6 +230,60 @@ def test_gelu_far_out():
         slope = d_x(np.ones_like(x))
     close(y, expected, 1e-6)
     assert slope[[0, 1, 3, 5, 6]].tolist() == [0, 0, 0.5, 1, 1]
+
+
+# ------------------------------------------------------------------------- rotary embedding, norm, swiglu
+def test_rope_lays_out_its_result_as_its_input():
+    x, angles = heads(2, 3, 5, 8), draw(5, 4)
+    y, (d_x, *_) = rotary.rope(np, x, np.cos(angles), np.sin(angles))
+    assert y.strides == d_x(x).strides == x.strides
+
+
+def test_rope_keeps_the_length_of_every_pair_and_only_differences_of_positions_matter():
+    x, y, angles = heads(1, 1, 9, 8), heads(1, 1, 9, 8), np.arange(30, dtype=np.float32)[:, None] * draw(4)
+    turned = [
+        [rotary.rope(np, z, np.cos(angles[start:][:9]), np.sin(angles[start:][:9]))[0] for z in (x, y)] for start in (0, 20)
+    ]
+    np.testing.assert_allclose((turned[0][0] ** 2).sum(-1), (x**2).sum(-1), rtol=1e-5)
+    close(turned[0][0] @ turned[0][1].swapaxes(-1, -2), turned[1][0] @ turned[1][1].swapaxes(-1, -2), 1e-5)
+
+
+def test_swiglu_far_out():
+    gate = np.array([-1e4, -100, -30, 0, 30, 1e4], np.float32)
+    with np.errstate(over="ignore"):
+        y, (d_gate, _) = elementwise.swiglu(np, gate, np.full_like(gate, 3))
+        slopes = d_gate(np.ones_like(gate))
+    np.testing.assert_allclose(y, [0, 0, 0, 0, 90, 3e4], atol=1e-9)
+    np.testing.assert_allclose(slopes, [0, 0, 0, 1.5, 3, 3], atol=1e-9)
+    agree(ops.swiglu, elementwise.swiglu, draw(7, 10)[::2, ::-3], draw(4, 4), wrt=(0, 1))
+
+
+# ---------------------------------------------------------------------------------- linear and cross-entropy
+def test_the_loss_of_a_frozen_head_keeps_the_gradient_of_x_alone_and_never_holds_all_logits(two_threads):
+    x, weight, target = draw(2048, 8), draw(32768, 8), RNG.integers(0, 32768, 2048)
+    tracemalloc.start()
+    try:
+        _, (d_x, d_weight, _) = loss.linear_cross_entropy(np, x, weight, target)
+        del d_weight
+        kept, peak = tracemalloc.get_traced_memory()
+        d_x(np.float32(1))
+    finally:
+        tracemalloc.stop()
+    assert kept < 1.1 * x.nbytes + 2**15 and peak < 1.3 * 4 * loss.LOGITS < 4 * 2048 * 32768 / 2
+
+
+def test_the_loss_leaves_rows_that_are_ignored_out_of_its_products():
+    x, weight, target = draw(50, 8).copy(), draw(30, 8), RNG.integers(0, 30, 50)
+    target[::2] = -100
+    x[::2] = np.nan
+    y, (d_x, d_weight, _) = loss.linear_cross_entropy(np, x, weight, target)
+    expected, vjps = ops.linear_cross_entropy.definition(np, x[1::2], weight, target[1::2])
+    close(y, expected, 1e-6)
+    assert (d_x(y)[::2] == 0).all()
+    close(d_x(y)[1::2], vjps[0](y), 1e-5)
+    close(d_weight(y), vjps[1](y), 1e-5)
+    target[:] = -100
+    assert loss.linear_cross_entropy(np, x, weight, target) is NotImplemented
 
 
 # --------------------------------------------------------------------------------------- lora_linear

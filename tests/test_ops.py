@@ -10,7 +10,7 @@ from op_table import LARGE, ROWS, Call
 
 import tinylora  # registers the tuned versions
 from tinylora import ops
-from tinylora.kernels.cpu import attention, blocks, linear, products
+from tinylora.kernels.cpu import attention, blocks, linear, loss, products
 from tinylora.op import OPS, Op, once
 from tinylora.tensor import record, sum_to
 from tinylora.testing import KinkError, gradcheck
@@ -19,7 +19,7 @@ from tinylora.testing.strategies import arrays
 NAMES = sorted(name for name, op in OPS.items() if op.definition.__module__.startswith("tinylora."))
 CUTS = [
     (blocks, "BLOCK", 5), (products, "ALONE", 1), (products, "SMALL", 0),
-    (linear, "ROWS", 2),
+    (linear, "ROWS", 2), (loss, "LOGITS", 5),
     (attention, "ROWS", 2), (attention, "SMALL", 0), (attention, "SHORT", 3), (attention, "SCORES", {"numpy": 8}),
 ]  # fmt: skip
 OUTSIDE_OF_GRAPHS = {"accumulate", "adam", "clip_norm"}  # they work on gradients, of which nobody asks for the gradient
@@ -33,7 +33,11 @@ def is_float(x):
 
 def as_dtype(call, dtype):
     """The call in another precision, with the strides it has."""
-    return Call(tuple(x.astype(dtype, order="K") if is_float(x) else x for x in call.inputs), call.options)
+    inputs, options = call
+    return Call(
+        tuple(x.astype(dtype, order="K") if is_float(x) else x for x in inputs),
+        {name: x.astype(dtype) if is_float(x) else x for name, x in options.items()},
+    )
 
 
 def run(version, call):

@@ -99,12 +99,25 @@ def test_flops_of_attention(causal, pairs):
     assert counts(p, "attention") == (2 * product, {"d_q": 2 * product, "d_k": product, "d_v": product})
 
 
-def test_flops_of_attention_at_one_position_are_those_of_attention_with_one_query():
-    q, k, v = trained(2, 24), trained(2, 5, 24), trained(2, 5, 24)
+def test_flops_of_attention_with_fewer_key_heads_are_those_of_its_query_heads():
+    q, k, v = trained(2, 6, 5, 4), trained(2, 3, 7, 4), trained(2, 3, 7, 4)
     with profile() as p:
-        record(ops.attention_at, q, k, v, np.array([4, 4]), heads=3).sum().backward()
-        heads = (x.reshape(2, -1, 3, 8).transpose(1, 2) for x in (q, k, v))
-        F.scaled_dot_product_attention(*heads).sum().backward()
+        F.scaled_dot_product_attention(q, k, v, enable_gqa=True).sum().backward()
+    product = 2 * 2 * 6 * 5 * 7 * 4
+    assert counts(p, "attention") == (2 * product, {"d_q": 2 * product, "d_k": product, "d_v": product})
+
+
+def test_flops_of_a_head_with_its_loss():
+    with profile() as p:
+        F.linear_cross_entropy(trained(2, 5, 3), trained(7, 3), tinylora.zeros(2, 5).long()).backward()
+    assert counts(p, "linear_cross_entropy") == (2 * 10 * 3 * 7, {"d_x": 420, "d_weight": 420})
+
+
+def test_flops_of_attention_at_one_position_are_those_of_attention_with_one_query():
+    q, k, v = trained(2, 3, 8), trained(2, 3, 5, 8), trained(2, 3, 5, 8)
+    with profile() as p:
+        record(ops.attention_at, q, k, v, np.array([4, 4])).sum().backward()
+        F.scaled_dot_product_attention(q[:, :, None], k, v).sum().backward()
     assert counts(p, "attention_at") == counts(p, "attention")
 
 

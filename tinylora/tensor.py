@@ -20,6 +20,11 @@ import numpy as np
 from tinylora.backend import Array, array_module, device, device_of, full, is_floating
 from tinylora.op import Op, op, this_thread
 
+if TYPE_CHECKING:
+    from tinylora.torch_api.methods import TensorMethods  # PyTorch's methods and operators, attached when it is imported
+else:
+    TensorMethods = object
+
 Vjp = Callable[..., Array]
 
 
@@ -38,7 +43,7 @@ class Node:
         self.leaf = weakref.ref(leaf) if leaf is not None else None  # collects .grad; weak, or the two form a cycle
 
 
-class Tensor:
+class Tensor(TensorMethods):
     """An array that remembers how it was computed. Made by `tinylora.tensor(data)`, never by hand.
 
     `data` is the NumPy or CuPy array, `node` its place in the graph or None, `grad` a Tensor once `backward()` ran.
@@ -50,6 +55,7 @@ class Tensor:
     tensor([2., 4., 6.])
     """
 
+    data: Array
     __slots__ = ("__weakref__", "data", "grad", "node")
     __array_ufunc__ = None  # numpy_scalar * tensor asks the tensor
 
@@ -106,18 +112,6 @@ class Tensor:
         if g.shape != self.shape:
             raise RuntimeError(f"the gradient has shape {g.shape}, the tensor {self.shape}")
         _walk(self.node, g, retain_graph)
-
-    if TYPE_CHECKING:  # PyTorch's methods and operators, attached in methods.py
-        data: Any
-        __add__: Any
-        __radd__: Any
-        __sub__: Any
-        __mul__: Any
-        __rmul__: Any
-        __matmul__: Any
-        __getitem__: Any
-
-        def __getattr__(self, name: str) -> Any: ...
 
 
 # --------------------------------------------------------------------------------------- going forward

@@ -1,9 +1,9 @@
 """The number formats of GGUF: how the bytes of each are laid out, and how they become float32.
 
 A tensor is a row of blocks; a block holds `length` numbers with their common scale(s). In a block of 32, byte i of `q` has
-number i in its lower four bits and number i + 16 in its upper four; a fifth bit stands in `high`. A block of 256 (Q4_K,
+number i in its lower four bits and number i + 16 in its upper four; a fifth bit stands in `high`. A block of 256 (Q4_K and
 Q6_K) has smaller blocks inside, whose own scales are whole numbers times the block's `d`. The layouts and formulas are those
-of ggml-common.h and ggml-quants.c in https://github.com/ggml-org/ggml; the results are the same bit for bit.
+of ggml-common.h and ggml-quants.c in https://github.com/ggml-org/ggml, and so are the results, bit for bit.
 """
 
 from __future__ import annotations

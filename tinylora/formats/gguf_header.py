@@ -22,7 +22,7 @@ import numpy as np
 from tinylora.formats import LoadError
 from tinylora.formats.gguf_blocks import BLOCKS
 
-NUMBERS = {
+NUMBERS: dict[int, np.dtype] = {
     0: np.dtype("<u1"), 1: np.dtype("<i1"), 2: np.dtype("<u2"), 3: np.dtype("<i2"), 4: np.dtype("<u4"), 5: np.dtype("<i4"),
     6: np.dtype("<f4"), 10: np.dtype("<u8"), 11: np.dtype("<i8"), 12: np.dtype("<f8"),
 }  # fmt: skip

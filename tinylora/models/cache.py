@@ -7,7 +7,7 @@ change. So they are kept, and of a text that grows only the new positions are co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from tinylora import ops
 from tinylora.backend import Array, array_module, next_key
@@ -25,9 +25,10 @@ class LayerCache(Protocol):
 class Cache:
     """Keys and values, (B, Hkv, S, D) each, of every block at the first `length` positions of B texts.
 
-    There is room for `size` positions from the start, by default the context: a token is written, and nothing is moved.
-    `padding` says how many tokens in front of each text are no text: none of the text sees them, and its positions count
-    from behind them. For evaluation alone: nothing is recorded for backward. `cache[i]` is what block i is given.
+    There is room for S = `size` positions from the start: a token is written, and nothing is moved. Made by
+    `model.new_cache`. `padding` says how many tokens in front of each text are no text: none of the text sees them, and its
+    positions count from behind them. For evaluation alone: nothing is recorded for backward. `cache[i]` is what block i is
+    given.
 
     >>> import tinylora
     >>> model = tinylora.load_model("nano")
@@ -38,12 +39,11 @@ class Cache:
     ([(1, 3, 256), (1, 1, 256)], 4)
     """
 
-    def __init__(self, cfg: Any, like: Array, padding: Sequence[int] = (0,), size: int | None = None) -> None:
-        self.size, self.length = size or cfg.context_length, 0
+    def __init__(self, blocks: int, shape: tuple[int, int, int, int], like: Array, padding: Sequence[int]) -> None:
+        self.size, self.length = shape[2], 0
         self.padding = padding if any(padding) else None
-        shape = (len(padding), cfg.n_kv_heads, self.size, cfg.head_dim)
         xp = array_module(like)
-        self.layers = [_Layer(self, xp.empty(shape, like.dtype), xp.empty(shape, like.dtype)) for _ in range(cfg.n_layers)]
+        self.layers = [_Layer(self, xp.empty(shape, like.dtype), xp.empty(shape, like.dtype)) for _ in range(blocks)]
 
     def __getitem__(self, i: int) -> LayerCache:
         return self.layers[i]

@@ -85,8 +85,13 @@ class Decoder(nn.Module):
 
     def new_cache(self, padding: Sequence[int] = (0,), size: int | None = None) -> Cache:
         """Room for the keys and values of `size` positions of each text, by default of the context: see cache.py."""
-        weight = self.tok_emb.weight.data
-        return Cache(self.cfg, weight, padding, size)
+        heads, head_dim = self.kv_heads()
+        shape = (len(padding), heads, size or self.cfg.context_length, head_dim)
+        return Cache(len(self.trf_blocks), shape, self.tok_emb.weight.data, padding)
+
+    def kv_heads(self) -> tuple[int, int]:
+        """How many heads of keys and values a block has, and the features of one."""
+        return self.cfg.n_heads, self.cfg.emb_dim // self.cfg.n_heads
 
     # ------------------------------------------------------------------------------------ head
     def new_head(self) -> nn.Linear:

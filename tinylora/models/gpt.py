@@ -53,14 +53,6 @@ class GPTConfig(ModelConfig):
         """Features inside the feed-forward."""
         return 4 * self.emb_dim if self.ff_dim is None else self.ff_dim
 
-    @property
-    def n_kv_heads(self) -> int:
-        return self.n_heads
-
-    @property
-    def head_dim(self) -> int:
-        return self.emb_dim // self.n_heads
-
 
 class LayerNorm(nn.Module):
     """Each position's features, (.., C), to mean 0 and variance 1, then scaled and shifted."""
@@ -90,15 +82,18 @@ class FeedForward(nn.Module):
 class MultiHeadAttention(nn.Module):
     """Each position gathers from itself and those before it, in H independent heads of D = C / H features."""
 
-    def __init__(self, cfg: GPTConfig) -> None:
+    def __init__(
+        self, d_in: int, d_out: int, context_length: int, dropout: float, num_heads: int, qkv_bias: bool = False
+    ) -> None:
         super().__init__()
-        C = cfg.emb_dim
-        self.num_heads = cfg.n_heads
-        self.W_query = nn.Linear(C, C, bias=cfg.qkv_bias)
-        self.W_key = nn.Linear(C, C, bias=cfg.qkv_bias)
-        self.W_value = nn.Linear(C, C, bias=cfg.qkv_bias)
-        self.out_proj = nn.Linear(C, C)
-        self.dropout = nn.Dropout(cfg.drop_rate if cfg.drop_att is None else cfg.drop_att)
+        if num_heads < 1 or d_out % num_heads:
+            raise ValueError(f"d_out {d_out} is not divisible by num_heads {num_heads}")
+        self.num_heads = num_heads
+        self.W_query = nn.Linear(d_in, d_out, bias=qkv_bias)
+        self.W_key = nn.Linear(d_in, d_out, bias=qkv_bias)
+        self.W_value = nn.Linear(d_in, d_out, bias=qkv_bias)
+        self.out_proj = nn.Linear(d_out, d_out)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
         q, k, v = map(self.heads, nn.fan_out(x, self.W_query, self.W_key, self.W_value))  # 3 × (B, H, T, D)
@@ -124,10 +119,11 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, cfg: GPTConfig) -> None:
         super().__init__()
-        self.att = MultiHeadAttention(cfg)
+        C, drop = cfg.emb_dim, cfg.drop_rate if cfg.drop_att is None else cfg.drop_att
+        self.att = MultiHeadAttention(C, C, cfg.context_length, drop, cfg.n_heads, cfg.qkv_bias)
         self.ff = FeedForward(cfg)
-        self.norm1 = LayerNorm(cfg.emb_dim, cfg.norm_eps)
-        self.norm2 = LayerNorm(cfg.emb_dim, cfg.norm_eps)
+        self.norm1 = LayerNorm(C, cfg.norm_eps)
+        self.norm2 = LayerNorm(C, cfg.norm_eps)
         self.drop_resid = nn.Dropout(cfg.drop_rate)
 
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:

@@ -21,8 +21,10 @@ def adjust(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
     return {**ours, "qkv_bias": True, **dict.fromkeys(same)}
 
 
-def restore(cfg: GPTConfig) -> dict[str, Any]:
-    return {name: cfg.drop_rate for name, p in (("embd_pdrop", cfg.drop_emb), ("attn_pdrop", cfg.drop_att)) if p is None}
+def restore(cfg: GPTConfig, config: dict[str, Any]) -> dict[str, Any]:
+    """Every dropout is said there."""
+    same = [name for name in ("embd_pdrop", "attn_pdrop") if config[name] is None]
+    return config | dict.fromkeys(same, cfg.drop_rate)
 
 
 ROWS = (

@@ -80,7 +80,8 @@ class ConfigTable:
     architectures: for each model_type the names of the language model, the classifier and the base of both. entries: by
     their names there. defaults: by model_type, what a config.json leaves out. only: entries that compute something else
     unless they have one of these values. adjust: what the entries alone do not say, from (config.json, our entries so far),
-    on the way in; restore: from our configuration to further entries, on the way out.
+    on the way in; restore: the config.json with what single entries do not say, from (our
+    configuration, config.json so far).
     """
 
     config: type[ModelConfig]
@@ -91,7 +92,7 @@ class ConfigTable:
     only: dict[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     without_effect: frozenset[str] = frozenset()
     adjust: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] = lambda theirs, ours: ours
-    restore: Callable[[Any], dict[str, Any]] = lambda cfg: {}
+    restore: Callable[[Any, dict[str, Any]], dict[str, Any]] = lambda cfg, config: config
 
     @property
     def model_types(self) -> tuple[str, ...]:
@@ -151,10 +152,11 @@ class ConfigTable:
 
     def write(self, cfg: ModelConfig, tied: bool, labels: tuple[str, ...]) -> dict[str, Any]:
         """The config.json of a model whose head is tied or not, and a classifier's with `labels`."""
-        more = self.restore(cfg)
-        kind = more.get("model_type", self.model_types[0])
+        kind = getattr(cfg, "model_type", self.model_types[0])
         config: dict[str, Any] = {"architectures": [self.architectures[kind][bool(labels)]], "model_type": kind}
         config |= {theirs: getattr(cfg, entry.ours) for theirs, entry in self.entries.items()}
+        if labels:  # there is no head to be tied
+            tied = self.defaults[kind].get("tie_word_embeddings", False)
         config |= {"dtype": "float32", "tie_word_embeddings": tied}
         for name in TOKENS:
             value = getattr(cfg, name)
@@ -164,7 +166,7 @@ class ConfigTable:
             config |= {"label2id": {name: i for i, name in enumerate(labels)}}
             if config["pad_token_id"] is None and isinstance(config["eos_token_id"], int):
                 config["pad_token_id"] = config["eos_token_id"]  # without one transformers takes one message at a time
-        return config | more
+        return self.restore(cfg, config)
 
     def _refuse(self, config: Mapping[str, Any]) -> None:
         for name, allowed in {**ONLY, **self.only}.items():

@@ -186,6 +186,9 @@ class LlamaModel(Decoder):
             x = block(x, cos, sin, cache and cache[i])
         return self.final_norm(x)
 
+    def kv_heads(self) -> tuple[int, int]:
+        return self.cfg.n_kv_heads, self.cfg.head_dim
+
     def shared(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin of every pair's angle at these positions, for all blocks: (1 or B, 1, T, D / 2)."""
         return rotary_tables(positions, self.cfg.head_dim, self.cfg.rope_base, self.cfg.rope_scaling)

@@ -110,12 +110,21 @@ def restore_rope(scaling: RopeScaling | None) -> dict[str, Any]:
     return found
 
 
-def restore(cfg: LlamaConfig) -> dict[str, Any]:
-    """The entries that `adjust` worked out, as transformers writes them, and under the names of older versions."""
+LACKING = {  # entries that a model_type does not have
+    "mistral": {"attention_bias", "mlp_bias"}, "qwen2": {"attention_bias", "mlp_bias", "head_dim"}, "qwen3": {"mlp_bias"},
+}  # fmt: skip
+
+
+def restore(cfg: LlamaConfig, config: dict[str, Any]) -> dict[str, Any]:
+    """With the rotary scaling as transformers writes it and as its older versions read it, without what a model_type
+    lacks."""
+    kept = {name: value for name, value in config.items() if name not in LACKING.get(cfg.model_type, ())}
+    if cfg.head_dim != cfg.emb_dim // cfg.n_heads:
+        kept["head_dim"] = cfg.head_dim
     rope = restore_rope(cfg.rope_scaling)
-    return {
-        "model_type": cfg.model_type, "hidden_act": "silu", "rope_theta": cfg.rope_base,
-        "rope_parameters": {"rope_theta": cfg.rope_base, **rope}, "rope_scaling": rope if cfg.rope_scaling else None,
+    return kept | {
+        "hidden_act": "silu", "rope_theta": cfg.rope_base, "rope_parameters": {"rope_theta": cfg.rope_base, **rope},
+        "rope_scaling": rope if cfg.rope_scaling else None,
     }  # fmt: skip
 
 

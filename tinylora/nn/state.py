@@ -1,4 +1,4 @@
-"""A module's numbers, in and out: state_dict, load_state_dict, `to`, and where in the tree an error happened."""
+"""state_dict, load_state_dict and `to` of modules, and the module path in front of error messages."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def move(module: Module, where: tuple[Any, ...], dtype: Any, device: Any) -> Non
 
 
 def locate(error: Exception, module: Module) -> None:
-    """Put the path of the module that failed in front of the message, one name at each level on the way up."""
+    """Prefix the message of an error with the path of the module that raised it; each level adds its name."""
     inner, path, message = getattr(error, "at", (None, "", error.args[0] if error.args else ""))
     if inner is not None and isinstance(message, str):
         name = next((name for name, child in module.named_modules() if child is inner), "")

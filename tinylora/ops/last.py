@@ -30,7 +30,7 @@ def attention_at(xp, q, k, v, last, p=0.0, key=0):
     """
     (B, Hkv, T, D), scale = k.shape, 1 / math.sqrt(k.shape[-1] or 1)
     shape = q.shape
-    q = q.reshape(B, Hkv, -1, D)  # (B, H, D) -> (B, Hkv, G, D)
+    q = q.reshape(B, Hkv, shape[1] // (Hkv or 1), D)  # (B, H, D) -> (B, Hkv, G, D)
     later = xp.arange(T) > last[:, None, None, None]  # (B, 1, 1, T)
     scores = xp.where(later, -math.inf, scale * (q @ k.swapaxes(-1, -2)))  # (B, Hkv, G, T)
     P, (through_softmax,) = softmax.definition(xp, scores, axis=-1)

@@ -12,6 +12,7 @@ import numpy as np
 
 from tinylora.backend import random_bits
 from tinylora.op import once, op
+from tinylora.ops.elementwise import sigmoid
 
 SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
 
@@ -98,9 +99,31 @@ def gelu(xp, x):
     return 0.5 * x * (1 + t), (d_x,)
 
 
+@op
+def swiglu(xp, gate, up):
+    """y = u s v,  u the gate, s = sigmoid u, v = up: silu(gate) ∘ up.  Shazeer 2020, "GLU variants", equation 6.
+
+    dL/du = g v s (1 + u (1 - s))      dL/dv = g u s
+    """
+    s, _ = sigmoid.definition(xp, gate)
+
+    def d_gate(g):
+        return g * up * s * (1 + gate * (1 - s))
+
+    def d_up(g):
+        return g * gate * s
+
+    return gate * s * up, (d_gate, d_up)
+
+
 def mean(x):
     """Over the last axis, which stays, added up in float64 so that equal numbers have that number as mean; of none, 0."""
     return (x.sum(axis=-1, keepdims=True, dtype=np.float64) / (x.shape[-1] or 1)).astype(x.dtype)
+
+
+def wide(x):
+    """x in float32 at least."""
+    return x.astype(np.float32) if x.dtype.itemsize < 4 else x
 
 
 @op
@@ -124,6 +147,26 @@ def layer_norm(xp, x, weight, bias, eps):
         return g
 
     return n * weight + bias, (d_x, d_weight, d_bias)
+
+
+@op
+def rms_norm(xp, x, weight, eps):
+    """y = n w,  n = x / √(mean x² + ε) over the last axis.  Zhang & Sennrich 2019, equation 4.
+
+    dL/dx = (h - n · mean(h n)) / √(mean x² + ε),  h = g w      dL/dw = Σ g n.      float16 is computed in float32
+    """
+    dtype, x = x.dtype, wide(x)
+    inverse = 1 / xp.sqrt(mean(x * x) + eps)
+    n = x * inverse
+
+    def d_x(g):
+        h = g * weight
+        return (inverse * (h - n * mean(h * n))).astype(dtype)
+
+    def d_weight(g):
+        return (g * n).astype(dtype)
+
+    return (n * weight).astype(dtype), (d_x, d_weight)
 
 
 @op
@@ -188,33 +231,71 @@ def cross_entropy(xp, logits, target, weight=None, ignore_index=-100, reduction=
     return losses if reduction == "none" else losses.sum() / total, (d_logits, None, None)
 
 
+@op
+def linear_cross_entropy(xp, x, weight, target, ignore_index=-100, d_x_too=True):
+    """L = the mean cross-entropy of the logits x Wᵀ,  x (N, C), W (classes, C), target (N,): a head and its loss in one.
+
+    dL/dx = dz W      dL/dW = dzᵀ x      dz = dL/dlogits, see `cross_entropy`. Tuned versions never hold all logits, and may
+    work out dL/dx together with L: so `d_x_too` says whether it will be asked for.
+    """
+    logits, (through_x, through_weight, _) = linear.definition(xp, x, weight)  # (N, classes)
+    loss, (through_logits, *_) = cross_entropy.definition(xp, wide(logits), target, ignore_index=ignore_index)
+    d_logits = once(lambda g: through_logits(g).astype(logits.dtype))
+
+    def d_x(g):
+        return through_x(d_logits(g))
+
+    def d_weight(g):
+        return through_weight(d_logits(g))
+
+    return loss, (d_x if d_x_too else None, d_weight, None)
+
+
 # ----------------------------------------------------------------------------------------- attention
 @op
 def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
     """y = (P ∘ M) v,  P = softmax(q kᵀ / √D).  Vaswani et al. 2017, equation 1.
 
-    q (B, H, T, D), k and v (B, H, S, D), y (B, H, T, D). Causal: the last query sees all S keys, the one before it
-    S - 1, and so on. M is the dropout mask (all ones for p = 0).
+    q (B, H, T, D), k and v (B, H_kv, S, D), y (B, H, T, D). With fewer key heads, H = G · H_kv, query head h reads key
+    head h // G (Ainslie et al. 2023, "GQA"). Causal: the last query sees all S keys, the one before it S - 1, and so on.
+    `mask`, which broadcasts to (B, H, T, S), is boolean (True: may be seen) or is added to the scores. A query that sees
+    no key gets y = 0. M is the dropout mask (all ones for p = 0).
 
     dL/dv = (P ∘ M)ᵀ g      dP = (g vᵀ) ∘ M      dS = P ∘ (dP - Σ dP ∘ P)      dL/dq = dS k / √D      dL/dk = dSᵀ q / √D
+    with dL/dk and dL/dv summed over the G query heads
     """
+    G = max(1, q.shape[-3] // (k.shape[-3] or 1))
+    k, v = k[..., None, :, :], v[..., None, :, :]  # (B, H_kv, S, D) -> (B, H_kv, 1, S, D)
+
+    def grouped(x):  # (B, H, T, n) -> (B, H_kv, G, T, n)
+        return x.reshape(*x.shape[:-3], x.shape[-3] // G, G, *x.shape[-2:])
+
+    def joined(x):  # and back
+        return x.reshape(*x.shape[:-4], x.shape[-4] * x.shape[-3], *x.shape[-2:])
+
     scale = 1 / math.sqrt(q.shape[-1] or 1)
-    scores = scale * (q @ k.swapaxes(-1, -2))  # (B, H, T, D) (B, H, D, S) -> (B, H, T, S)
+    scores = scale * joined(grouped(q) @ k.swapaxes(-1, -2))  # (B, H, T, S)
     if causal:
         future = ~xp.tri(*scores.shape[-2:], k.shape[-2] - q.shape[-2], dtype=bool)
         scores = xp.where(future, -math.inf, scores)
-    P, (through_softmax,) = softmax.definition(xp, scores, axis=-1)
+    if mask is not None:
+        scores = xp.where(mask, scores, -math.inf) if mask.dtype == bool else scores + mask
+    sees = (scores > -math.inf).any(axis=-1, keepdims=True)  # (B, H, T, 1)
+    P = sees * softmax.definition(xp, xp.maximum(scores, np.finfo(scores.dtype).min), axis=-1)[0]
     M = dropout_mask(xp, P.shape, p, key, P.dtype) if p else 1.0
 
-    d_scores = once(lambda g: scale * through_softmax((g @ v.swapaxes(-1, -2)) * M))  # (B, H, T, S)
+    @once
+    def d_scores(g):
+        dP = M * joined(grouped(g) @ v.swapaxes(-1, -2))  # (B, H, T, S)
+        return scale * P * (dP - (dP * P).sum(axis=-1, keepdims=True))
 
     def d_q(g):
-        return d_scores(g) @ k
+        return joined(grouped(d_scores(g)) @ k)
 
     def d_k(g):
-        return d_scores(g).swapaxes(-1, -2) @ q
+        return (grouped(d_scores(g)).swapaxes(-1, -2) @ grouped(q)).sum(axis=-3)
 
     def d_v(g):
-        return (P * M).swapaxes(-1, -2) @ g
+        return (grouped(P * M).swapaxes(-1, -2) @ grouped(g)).sum(axis=-3)
 
-    return (P * M) @ v, (d_q, d_k, d_v)
+    return joined(grouped(P * M) @ v), (d_q, d_k, d_v)

@@ -109,6 +109,27 @@ def load_classifier(path: str | Path, base: str | None = None) -> Finetuned:
     return found
 
 
+def load_language_model(name: str | None, adapter: str | None = None, default: str = "nano") -> Finetuned:
+    """A language model, by its name or in a run's folder, with an adapter's change in it.
+
+    Without a name it is the adapter's base, else the default. Of a classifier's adapter the head is left out. Raises LoadError for
+    a model that scores no tokens.
+    """
+    if name and not adapter and (is_peft(name) or (Path(name) / ADAPTER).is_file()):
+        name, adapter = None, name
+    about = read_about(adapter_file(adapter)) if adapter else {}
+    base = name or about.get("model") or (None if adapter else default)
+    if not isinstance(base, str):
+        raise LoadError(f"{adapter}: this adapter does not say what its base model is: give it with --model")
+    source = ModelSource.open(base)
+    model = source.model()
+    if model.classifies:
+        raise LoadError(f"{base} is a classifier: it has no scores for tokens")
+    if adapter:
+        load_adapter(model, adapter_file(adapter), lora_only=not {"labels", "classes"}.isdisjoint(about))
+    return Finetuned(model.eval(), source)  # type: ignore[arg-type]  # itself
+
+
 def save_merged(path: str | Path, out: Path, base: str | None = None) -> None:
     """Write what `load_finetuned` finds as a plain model, in the format of its base: the adapter merged into it."""
     model, source = load_finetuned(path, base)

@@ -288,13 +288,19 @@ def _lora_linears(vjp: str, shapes: Any, out: Any, options: Any) -> int:
 def _attention(vjp: str, shapes: Any, out: Any, options: Any) -> int:
     """Forward q k and P v over the pairs that see each other. d_q has g v in it; P is not counted again."""
     (*batch, T, D), S = shapes[0], shapes[1][-2]
-    pairs = T * S - (T * (T - 1) // 2 if options.get("causal", True) else 0)
+    seeing = min(T, S)  # queries, from the end, of which the first sees S - seeing + 1 keys if they are causal
+    pairs = seeing * S - seeing * (seeing - 1) // 2 if options.get("causal", True) else T * S
     return math.prod(batch) * pairs * 2 * D * {"": 2, "d_q": 2, "d_k": 1, "d_v": 1}[vjp]
+
+
+def _linear_cross_entropy(vjp: str, shapes: Any, out: Any, options: Any) -> int:
+    """Forward and each gradient are one product with W."""
+    return 2 * math.prod(shapes[0]) * shapes[1][0]
 
 
 def _attention_at(vjp: str, shapes: Any, out: Any, options: Any) -> int:
     """As attention with one query a row, which may see all keys."""
-    return 2 * math.prod(shapes[1]) * {"": 2, "d_q": 2, "d_k": 1, "d_v": 1}[vjp]
+    return 2 * math.prod(shapes[0]) * shapes[1][-2] * {"": 2, "d_q": 2, "d_k": 1, "d_v": 1}[vjp]
 
 
 FORMULAS: dict[str, Callable[..., int]] = {
@@ -304,6 +310,7 @@ FORMULAS: dict[str, Callable[..., int]] = {
     "lora_linear": _lora_linear,
     "lora_linears": _lora_linears,
     "quantized_linear": _linear,
+    "linear_cross_entropy": _linear_cross_entropy,
     "attention": _attention,
     "attention_at": _attention_at,
 }

@@ -1,7 +1,8 @@
-"""PyTorch's rules for mixing dtypes, and for what may stand beside a Tensor.
+"""Type promotion by PyTorch's rules, and the types that operators accept beside a Tensor.
 
-Numbers come in three kinds: bool < integer < floating point. Tensors with dimensions decide; a 0-d tensor, and after it
-a Python number, has a say only if it is of a higher kind. So float32 stays float32 next to any scalar.
+Numbers come in three kinds: bool < integer < floating point. The dtype is that of the tensors with
+dimensions; a 0-d tensor, and then a Python number, changes it only if it is of a higher kind. So float32 stays float32
+next to any scalar.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from tinylora import ops
 from tinylora.backend import SUPPORTED, bfloat16, default_device, float32, int64, is_floating, to_device
 from tinylora.tensor import Tensor, record
 
-KINDS = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2}  # NumPy knows bfloat16 as "V"
-SCALARS = {bool: np.dtype("bool"), int: int64, float: float32}  # what a Python number is when it decides
+KINDS = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2}  # "V" is the kind of bfloat16 in NumPy
+SCALARS = {bool: np.dtype("bool"), int: int64, float: float32}  # the dtype of a Python number of the highest kind
 
 
 def tensor(data: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
@@ -104,7 +105,7 @@ def promote(*operands: Any, floating: bool = False) -> list[Any]:
 
 
 def _alike(found: list[Any]) -> bool:
-    """Nothing to do, as is mostly the case: floating-point Tensors of one dtype, on one device."""
+    """The common case, with nothing to cast: floating-point Tensors of one dtype on one device."""
     first = found[0]
     if not isinstance(first, Tensor) or not is_floating(first.data.dtype):
         return False
@@ -116,7 +117,7 @@ def _fit(x: Any, dtype: np.dtype, mixed: bool) -> Any:
     if not isinstance(x, Tensor):
         return {"f": float, "V": float, "b": bool}.get(dtype.kind, int)(x)
     if mixed and x.data.ndim == 0 and x.node is None and x.device == "cpu":
-        return x.data.item()  # a 0-d CPU tensor is a number, and may stand next to any device
+        return x.data.item()  # a 0-d CPU tensor may be combined with tensors on any device, as a number
     return x if x.dtype == dtype else record(ops.cast, x, dtype=dtype)
 
 
@@ -129,3 +130,24 @@ def follow(weight: Tensor, *operands: Any) -> list[Any]:
     dtype = weight.dtype
     mixed = [x is not None and {x.dtype, dtype} == {float32, bfloat16} for x in operands]
     return [record(ops.cast, x, dtype=dtype) if differs else x for x, differs in zip(operands, mixed, strict=True)]
+
+
+# ---------------------------------------------------------------------------------------------- what functions ask for
+def need_float(name: str, input: Tensor) -> None:
+    """Raise RuntimeError unless `input` is floating-point."""
+    if not is_floating(input.dtype):
+        raise RuntimeError(f"{name}: expected a floating-point tensor, got {input.dtype}; use .float() first")
+
+
+def one_dtype(name: str, *tensors: Tensor | None) -> None:
+    """All of them floating-point, and of one kind."""
+    given = [x for x in tensors if x is not None]
+    need_float(name, given[0])
+    for x in given[1:]:
+        if x.dtype != given[0].dtype:
+            raise RuntimeError(f"{name}: expected one dtype, got {given[0].dtype} and {x.dtype}")
+
+
+def wide(input: Tensor) -> Tensor:
+    """bfloat16 as float32, for sums of exponentials."""
+    return input.to(float32) if input.dtype == bfloat16 else input

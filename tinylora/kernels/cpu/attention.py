@@ -8,6 +8,7 @@ Dao et al. 2022, "FlashAttention", section 3; Rabe & Staats 2021, "Self-attentio
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -32,81 +33,125 @@ Heads = tuple[slice, slice]  # of the batch, and of the heads of one: what one t
 def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
     """The definition, a block of query rows (b, h, R, n) at a time; keys that are future to a whole block are skipped.
 
-    P = e / Σ e is never formed. With a mask M of 0 and 1, and per row g' = g / (Σ e · (1 - p)) and Δ = Σ g ∘ y / Σ e,
-    dL/dv = (e ∘ M)ᵀ g' and dS = e ∘ ((g' vᵀ) ∘ M - Δ), and one walk over the blocks gives all three gradients.
-    Declines zero sizes, p = 1, other dtypes than float32 and float64, k and v that differ in shape or from q in batch,
-    and causal queries that come before the first key.
+    The G query heads of a key head stand together as rows of a block, R = r · G for r tokens, so that one product serves
+    all of them. P = e / Σ e is never formed. With a dropout mask M of 0 and 1, and per row g' = g / (Σ e · (1 - p)) and
+    Δ = Σ g ∘ y / Σ e, dL/dv = (e ∘ M)ᵀ g' and dS = e ∘ ((g' vᵀ) ∘ M - Δ), and one walk over the blocks gives all three
+    gradients. Declines zero sizes, p = 1, other dtypes than float32 and float64, k and v that differ in shape or from q in
+    batch, causal queries that come before the first key, and masks that are not boolean or differ from head to head.
     """
     (*batch, T, D), S = q.shape, k.shape[-2]
-    if len(batch) != 2 or k.shape != (*batch, S, D) or v.shape != k.shape or 0 in (*q.shape, S):
+    if len(batch) != 2 or k.ndim != 4 or v.shape != k.shape or 0 in (*q.shape, *k.shape) or batch[0] != len(k):
         return NotImplemented
-    if not q.dtype == k.dtype == v.dtype or q.dtype.char not in "fd" or isinstance(q, MetaArray):
+    (B, H), H_kv = batch, k.shape[1]
+    if k.shape[3] != D or H % H_kv or q.dtype.char not in "fd" or not q.dtype == k.dtype == v.dtype:
         return NotImplemented
-    if p == 1 or (causal and S < T):
+    if isinstance(q, MetaArray) or p == 1 or (causal and S < T) or (seen := _seen(xp, mask, B, T, S)) is NotImplemented:
         return NotImplemented
-    (B, H), scale, kept = batch, 1 / math.sqrt(D), 1 / (1 - p)
-    scaled_q = q * scale
+    G, scale, kept = H // H_kv, 1 / math.sqrt(D), 1 / (1 - p)
+    order = "K" if G == 1 else "C"  # the rows of a group side by side; a single head's rows stand well as they are
+
+    def split(x):
+        """(B, H, T, D) -> (B, H_kv, T, G, D), a view."""
+        return x.reshape(B, H_kv, G, T, D).transpose(0, 1, 3, 2, 4)
+
+    def by_token(x):
+        """(b, h, R, n) -> (b, h, r, G, n)."""
+        return x.reshape(*x.shape[:2], -1, G, x.shape[-1])
+
+    scaled_q = xp.multiply(split(q), scale, order=order).reshape(B, H_kv, T * G, D)
     y = xp.empty_like(q)  # in memory laid out as q is, so that joining the heads again is free
-    top, total = (xp.empty((B, H, T, 1), q.dtype) for _ in range(2))
+    top, total = (xp.empty((B, H_kv, T * G, 1), q.dtype) for _ in range(2))
     blocks = list(_rows(T, S, causal, ROWS))
     for_each = spread if xp is np and q.size * S > SMALL else _one_by_one
     threads = get_num_threads() if for_each is spread else 1
-    groups = list(_groups(B, H, SCORES[xp.__name__] // (min(blocks[0][0].stop, T) * S), threads))
-    saved: list[list[Any]] = [[] for _ in groups]  # e and M of every block
+    heads = list(_groups(B, H_kv, SCORES[xp.__name__] // (min(blocks[0][0].stop, T) * G * S), threads))
+    split_in = min(threads, len(blocks)) if len(heads) % threads else 1  # where heads are too few to share them evenly
+    pieces = [(part, b, h, blocks[part::split_in]) for b, h in heads for part in range(split_in)]
+    saved: list[list[Any]] = [[] for _ in pieces]  # e and M of every block
 
     def weights(b, h, i, n, first):
         """e and M of a block, (b, h, R, n)."""
-        s = scaled_q[b, h, i] @ k[b, h, :n].swapaxes(-1, -2)
-        if causal:  # of the last R keys, row r of the block may see r + 1
-            R = s.shape[-2]
-            limit = xp.where(xp.tri(R, dtype=bool), math.inf, -math.inf).astype(s.dtype)
-            xp.fmin(s[..., n - R :], limit, out=s[..., n - R :])
+        rows = slice(i.start * G, i.stop * G)
+        s = scaled_q[b, h, rows] @ k[b, h, :n].swapaxes(-1, -2)
+        if causal:  # of the last r keys, token t of the block may see t + 1
+            r = i.stop - i.start
+            _hide(xp, by_token(s)[..., n - r :], xp.tri(r, dtype=bool)[:, None])
+        if seen is not None:
+            _hide(xp, by_token(s), seen[b, :, i, :, :n])
         if first:
-            top[b, h, i] = s.max(axis=-1, keepdims=True)
-        s -= top[b, h, i]
-        return xp.exp(s, out=s), mask(b, h, i, n) if p else None
-
-    def mask(b, h, i, n):
-        """The part of the definition's dropout mask that covers a block, as 0 and 1."""
-        axes = [xp.arange(length, dtype=np.uint64) for length in (B, H, T, n)]
-        positions = axes[0][b, None] * np.uint64(H) + axes[1][h]
-        positions = positions[..., None] * np.uint64(T) + axes[2][i]
-        positions = positions[..., None] * np.uint64(S) + axes[3]
-        return (mix(positions, key) >= np.uint64(int(p * 2**64))).astype(q.dtype)
+            top[b, h, rows] = s.max(axis=-1, keepdims=True)
+            if seen is not None:  # where no key is seen e is 0, and not NaN
+                xp.maximum(top[b, h, rows], np.finfo(s.dtype).min, out=top[b, h, rows])
+        s -= top[b, h, rows]
+        return xp.exp(s, out=s), _dropped(xp, (B, H_kv, G, T, S), (b, h, i, n), p, key, s.dtype) if p else None
 
     def forward(j):
-        b, h = groups[j]
-        for i, n in blocks:
+        _, b, h, mine = pieces[j]
+        for i, n in mine:
+            rows = slice(i.start * G, i.stop * G)
             e, M = weights(b, h, i, n, first=True)
-            total[b, h, i] = e @ xp.ones((n, 1), e.dtype)
-            xp.multiply((e if M is None else e * M) @ v[b, h, :n], kept / total[b, h, i], out=y[b, h, i])
+            total[b, h, rows] = e @ xp.ones((n, 1), e.dtype)
+            if seen is not None:  # the largest e of a row is 1, or all are 0
+                xp.maximum(total[b, h, rows], 1.0, out=total[b, h, rows])
+            e_v = (e if M is None else e * M) @ v[b, h, :n]
+            xp.multiply(by_token(e_v), kept / by_token(total[b, h, rows]), out=split(y)[b, h, i])
             if S <= SHORT:
                 saved[j].append((e, M))
 
-    for_each(forward, range(len(groups)))
+    for_each(forward, range(len(pieces)))
 
     def gradients(g):
-        d_q, d_k, d_v = xp.empty_like(q), xp.zeros_like(k), xp.zeros_like(v)
+        d_q = xp.empty_like(q)
+        d_ks, d_vs = ([xp.zeros_like(x) for _ in range(split_in)] for x in (k, v))
 
         def backward(j):
-            b, h = groups[j]
-            for place, (i, n) in enumerate(blocks):
-                delta = (g[b, h, i] * y[b, h, i]).sum(axis=-1, keepdims=True) / total[b, h, i]
-                g_ = g[b, h, i] * (kept / total[b, h, i])
+            part, b, h, mine = pieces[j]
+            d_k, d_v = d_ks[part], d_vs[part]
+            for place, (i, n) in enumerate(mine):
+                rows = slice(i.start * G, i.stop * G)
                 e, M = saved[j][place] if saved[j] else weights(b, h, i, n, first=False)
+                g_y = (split(g)[b, h, i] * split(y)[b, h, i]).sum(axis=-1).reshape(*e.shape[:3], 1)
+                g_ = xp.multiply(split(g)[b, h, i], kept / by_token(total[b, h, rows]), order=order)
+                g_ = g_.reshape(*e.shape[:3], D)
                 d_scores = g_ @ v[b, h, :n].swapaxes(-1, -2)
                 if M is not None:
                     d_scores *= M
-                d_scores -= delta
+                d_scores -= g_y / total[b, h, rows]
                 d_scores *= e
                 d_v[b, h, :n] += (e if M is None else e * M).swapaxes(-1, -2) @ g_
-                d_k[b, h, :n] += d_scores.swapaxes(-1, -2) @ scaled_q[b, h, i]
-                xp.multiply(d_scores @ k[b, h, :n], scale, out=d_q[b, h, i])
+                d_k[b, h, :n] += d_scores.swapaxes(-1, -2) @ scaled_q[b, h, rows]
+                xp.multiply(by_token(d_scores @ k[b, h, :n]), scale, out=split(d_q)[b, h, i])
 
-        for_each(backward, range(len(groups)))
-        return d_q, d_k, d_v
+        for_each(backward, range(len(pieces)))
+        return d_q, functools.reduce(xp.add, d_ks), functools.reduce(xp.add, d_vs)
 
     return y, by_input(gradients)
+
+
+def _seen(xp: Any, mask: Any, B: int, T: int, S: int) -> Any:
+    """A boolean mask that is one for all heads, as (B, 1, T, 1, S); None for none, and NotImplemented for others."""
+    if mask is None:
+        return None
+    if mask.dtype != bool or (mask.ndim > 2 and mask.shape[-3] != 1):
+        return NotImplemented
+    return xp.broadcast_to(mask, (B, 1, T, S))[:, :, :, None]
+
+
+def _hide(xp: Any, scores: Any, seen: Any) -> None:
+    """-∞ in place of the scores of keys that are not seen, whatever stands there."""
+    limit = xp.where(seen, math.inf, -math.inf).astype(scores.dtype)
+    xp.fmin(scores, limit, out=scores)
+
+
+def _dropped(xp: Any, sizes: tuple[int, ...], block: tuple[Any, ...], p: float, key: int, dtype: Any) -> Any:
+    """The part of the definition's dropout mask that covers a block, as 0 and 1, (b, h, R, n)."""
+    (B, H_kv, G, T, S), (b, h, i, n) = sizes, block
+    batch, heads, tokens, keys = (xp.arange(length, dtype=np.uint64) for length in (B, H_kv * G, T, n))
+    positions = batch[b, None, None, None] * np.uint64(H_kv * G) + heads.reshape(H_kv, 1, G)[h]  # (b, h, 1, G)
+    positions = positions * np.uint64(T) + tokens[i, None]  # (b, h, r, G)
+    positions = positions[..., None] * np.uint64(S) + keys
+    drawn = mix(positions, key) >= np.uint64(int(p * 2**64))
+    return drawn.astype(dtype).reshape(*drawn.shape[:2], -1, n)
 
 
 def by_input(gradients):
@@ -135,9 +180,11 @@ def _rows(T: int, S: int, causal: bool, at_most: int) -> Iterator[tuple[slice, i
 def _groups(B: int, H: int, at_most: int, threads: int) -> Iterator[Heads]:
     """Cut (B, H) into groups of about `at_most` heads, or of whole rows of the batch: one a thread, if there are enough."""
     heads = max(1, min(at_most, B * H // threads))
-    for b in range(0, B, max(1, heads // H)):
+    count = -(-B // max(1, heads // H))
+    count = min(B, -(-count // threads) * threads)  # as many for each thread
+    for i in range(count):
         for h in range(0, H, heads):
-            yield slice(b, min(b + max(1, heads // H), B)), slice(h, min(h + heads, H))
+            yield slice(B * i // count, B * (i + 1) // count), slice(h, min(h + heads, H))
 
 
 def _one_by_one(work: Callable[[int], None], pieces: Iterable[int]) -> None:

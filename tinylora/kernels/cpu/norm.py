@@ -1,4 +1,4 @@
-"""Layer norm, a block of rows at a time."""
+"""Layer norm and RMS norm, a block of rows at a time."""
 
 from __future__ import annotations
 
@@ -57,3 +57,42 @@ def layer_norm(xp, x, weight, bias, eps):
         return g
 
     return y.reshape(shape), (d_x, d_weight, d_bias)
+
+
+@ops.rms_norm.tune("numpy")
+def rms_norm(xp, x, weight, eps):
+    """Keeps x and 1 / √(mean x² + ε) of each row. Declines rows without features."""
+    if not plain(x, weight) or not x.size or weight.shape != x.shape[-1:]:
+        return NotImplemented
+    shape, x, C = x.shape, rows(x), x.shape[-1]
+    y, inverse = np.empty_like(x, order="C"), np.empty((len(x), 1), x.dtype)
+
+    def forward(b):
+        inverse[b, 0] = np.vecdot(x[b], x[b])
+        inverse[b] *= 1 / C
+        inverse[b] += eps
+        np.sqrt(inverse[b], out=inverse[b])
+        np.divide(1, inverse[b], out=inverse[b])
+        np.multiply(x[b], inverse[b], out=y[b])
+        y[b] *= weight
+
+    in_blocks(forward, x.shape, x.dtype)
+
+    def d_x(g):
+        g, d = rows(g), np.empty_like(x, order="C")
+
+        def backward(b, scratch):
+            h = np.multiply(g[b], weight, out=d[b])
+            along = np.vecdot(h, x[b])[:, None]
+            along *= inverse[b] * inverse[b] * (1 / C)
+            np.multiply(x[b], along, out=scratch)
+            h -= scratch
+            h *= inverse[b]
+
+        in_blocks(backward, x.shape, x.dtype, buffers=1)
+        return d.reshape(shape)
+
+    def d_weight(g):
+        return g * (x * inverse).reshape(shape)
+
+    return y.reshape(shape), (d_x, d_weight)

@@ -23,13 +23,14 @@ Strides = tuple[int, ...]
 
 
 @ops.attention.tune("cupy")
-def attention(xp, q, k, v, causal=True, p=0.0, key=0):
+def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
     """Keeps q, k, v, y and one number a row. float32 goes in as float16 where precision "high" was chosen.
 
-    Declines dropout, causal queries that are fewer than the keys, and more than 128 features or an odd number of them.
+    Declines dropout, masks, fewer key heads than query heads, causal queries that are fewer than the keys, and more than
+    128 features or an odd number of them.
     """
     high = q.dtype == float32 and get_float32_matmul_precision() == "high"
-    if p or q.ndim != 4 or not q.size or not k.size or (q.dtype not in (bfloat16, float16) and not high):
+    if p or mask is not None or q.ndim != 4 or not q.size or not k.size or (q.dtype not in (bfloat16, float16) and not high):
         return NotImplemented
     (B, H, T, D), S = q.shape, k.shape[2]
     fits = k.shape == v.shape == (B, H, S, D) and q.dtype == k.dtype == v.dtype and D % 8 == 0 and D <= 128

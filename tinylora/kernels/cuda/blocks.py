@@ -15,7 +15,8 @@ import numpy as np
 from tinylora import ops
 from tinylora.backend import float32
 from tinylora.kernels.cpu.attention import by_input
-from tinylora.kernels.cuda.compile import NAMES, kernel, mask
+from tinylora.kernels.cuda.compile import NAMES, kernel
+from tinylora.kernels.cuda.compile import mask as dropped
 from tinylora.kernels.cuda.gemm import product
 
 ROWS = 256  # query rows in a block: keys that are future to all of them are skipped
@@ -25,13 +26,13 @@ Block = tuple[slice, slice, int]  # of the heads of all batches, of the query ro
 
 
 @ops.attention.tune("cupy")
-def attention(xp, q, k, v, causal=True, p=0.0, key=0):
+def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
     """The definition, with softmax, mask and dropout as one kernel between two products.
 
-    Declines other dtypes than the kernels', k and v that differ in shape or from q in batch or dtype, and causal
-    queries that come before the first key.
+    Declines masks, other dtypes than the kernels', k and v that differ in shape or from q in batch, heads or dtype, and
+    causal queries that come before the first key.
     """
-    if q.ndim != 4 or q.dtype not in NAMES or not q.dtype == k.dtype == v.dtype:
+    if mask is not None or q.ndim != 4 or q.dtype not in NAMES or not q.dtype == k.dtype == v.dtype:
         return NotImplemented
     (B, H, T, D), S = q.shape, k.shape[2]
     if k.shape != (B, H, S, D) or v.shape != k.shape or 0 in (q.size, k.size) or (causal and S < T):
@@ -39,7 +40,7 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0):
     scale, dtype = 1 / math.sqrt(D), q.dtype
     q, k, v = (x.reshape(B * H, -1, D) for x in (q, k, v))
     lse = xp.empty((B * H, T), np.float32)
-    drop = mask(p, key)
+    drop = dropped(p, key)
 
     def each() -> Iterator[tuple[Any, Any, Any, Any]]:
         """Of every block: heads, query rows, keys, and (scores, how to run a kernel on them)."""

@@ -13,8 +13,8 @@ from tinylora.backend import bfloat16, float32
 from tinylora.op import Op
 
 COMPUTING = """add sub mul div pow neg abs exp log sqrt rsqrt sin cos tanh sigmoid silu relu erf where maximum minimum clamp
-    sum mean var std amax amin prod cumsum softmax log_softmax gelu layer_norm dropout attention
-    attention_at""".split()
+    sum mean var std amax amin prod cumsum softmax log_softmax gelu swiglu layer_norm rms_norm rope dropout
+    attention attention_at""".split()
 
 
 def _as(dtype: Any, x: Any) -> Any:
