@@ -22,14 +22,8 @@ from tinylora.models.rotary import RopeScaling, frequencies
 
 DATA = Path(os.environ.get("TINYLORA_DATA") or Path(__file__).parents[2] / "shared" / "data")
 SIZES = {
-    "vocab_size": 19,
-    "context_length": 16,
-    "emb_dim": 12,
-    "n_heads": 6,
-    "n_kv_heads": 2,
-    "n_layers": 2,
-    "hidden_dim": 20,
-}
+    "vocab_size": 19, "context_length": 16, "emb_dim": 24, "n_heads": 6, "n_kv_heads": 2, "n_layers": 2, "hidden_dim": 20,
+}  # fmt: skip
 KINDS = {
     "llama": {"tie_head": True},
     "llama, own head": {},
