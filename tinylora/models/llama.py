@@ -29,7 +29,8 @@ class LlamaConfig(ModelConfig):
 
     `hidden_dim` is the feed-forward's width; `head_dim` is emb_dim / n_heads where it is 0. Qwen2 has biases on query, key
     and value, Qwen3 norms of each head's query and key (`qk_norm`). Mistral looks back `sliding_window` tokens: its context
-    is no longer here. `model_type` is the family's name in Hugging Face's files.
+    is no longer here, and `max_positions` is the one in its config.json. `model_type` is the family's name in Hugging
+    Face's files.
     """
 
     n_kv_heads: int
@@ -44,6 +45,7 @@ class LlamaConfig(ModelConfig):
     qk_norm: bool = False
     drop_att: float = 0.0
     sliding_window: int | None = None
+    max_positions: int | None = None
     model_type: str = "llama"
 
     def __post_init__(self) -> None:
@@ -52,6 +54,9 @@ class LlamaConfig(ModelConfig):
             check_size(name, getattr(self, name))
         for name in ("qkv_bias", "out_bias", "mlp_bias", "qk_norm"):
             check_flag(name, getattr(self, name))
+        for name in ("sliding_window", "max_positions"):
+            if getattr(self, name) is not None:
+                check_size(name, getattr(self, name))
         check_number("norm_eps", self.norm_eps)
         check_number("rope_base", self.rope_base, low=1e-6)
         check_number("drop_att", self.drop_att, high=1.0)

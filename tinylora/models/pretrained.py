@@ -123,9 +123,15 @@ def save(model: Decoder, folder: Path, labels: Sequence[str] | None, max_shard_b
             raise ValueError(f"{len(labels)} labels for a head of {count} classes")
     if model.out_head.bias is not None and model.out_head.bias.data.any():
         raise ValueError(f"out_head has a bias, and {family.name} has none there: train a head with bias=False")
+    config, arrays = family.config.write(model.cfg, model.head_is_tied, tuple(labels or ())), stored(model)
+    with device("meta"):
+        again = expected(family.model(family.config.read(config, str(folder / "config.json"))))
+    if odd := again.keys() ^ arrays.keys():
+        raise ValueError(
+            f"{min(odd)}: a {config['model_type']} in transformers {'lacks' if min(odd) in arrays else 'has'} it"
+        )
     folder.mkdir(parents=True, exist_ok=True)
-    shards.save(folder, stored(model), max_shard_bytes)
-    config = family.config.write(model.cfg, model.head_is_tied, tuple(labels or ()))
+    shards.save(folder, arrays, max_shard_bytes)
     safetensors.write(folder / "config.json", strict_json.text_of(config))
 
 
