@@ -41,15 +41,8 @@ class ModelConfig:
         Traceback (most recent call last):
         ValueError: unknown entry 'tie_haed' in the configuration: did you mean 'tie_head'?
         """
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        for name in entries.keys() - fields.keys():
-            near = difflib.get_close_matches(str(name), fields, n=1, cutoff=0.0)
-            raise ValueError(f"unknown entry {name!r} in the configuration: did you mean {near[0]!r}?")
-        required = [name for name, field in fields.items() if field.default is dataclasses.MISSING]
-        if lacking := [name for name in required if name not in entries]:
-            raise ValueError(f"the configuration lacks {', '.join(lacking)}")
-        given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in entries.items()}
-        return cls(**given)
+        given = checked_entries(cls, entries, "the configuration")
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers"):
@@ -72,6 +65,18 @@ class ModelConfig:
             if (value := entries[field.name]) != field.default:
                 found[field.name] = list(value) if isinstance(value, tuple) else value
         return found
+
+
+def checked_entries(cls: Any, entries: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """The entries that a dataclass is made of. Raises ValueError for one that it does not have, or one that is missing."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for name in entries.keys() - fields.keys():
+        near = difflib.get_close_matches(str(name), fields, n=1, cutoff=0.0)
+        raise ValueError(f"unknown entry {name!r} in {what}: did you mean {near[0]!r}?")
+    required = [name for name, field in fields.items() if field.default is dataclasses.MISSING]
+    if lacking := [name for name in required if name not in entries]:
+        raise ValueError(f"{what} lacks {', '.join(lacking)}")
+    return dict(entries)
 
 
 def check_size(name: str, value: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from tinylora import nn
 from tinylora.models.cache import Cache, LayerCache
-from tinylora.models.config import ModelConfig, check_flag, check_number, check_size
+from tinylora.models.config import ModelConfig, check_flag, check_number, check_size, checked_entries
 from tinylora.models.decoder import Decoder
 from tinylora.models.presets import LLAMA_PRESETS
 from tinylora.models.rotary import RopeScaling, rotary_tables
@@ -67,7 +67,11 @@ class LlamaConfig(ModelConfig):
                 raise ValueError(f"emb_dim {self.emb_dim} is not divisible by n_heads {self.n_heads}")
             object.__setattr__(self, "head_dim", self.emb_dim // self.n_heads)
         if isinstance(self.rope_scaling, Mapping):
-            object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
+            object.__setattr__(
+                self, "rope_scaling", RopeScaling(**checked_entries(RopeScaling, self.rope_scaling, "rope_scaling"))
+            )
+        elif not isinstance(self.rope_scaling, RopeScaling | None):
+            raise ValueError(f"rope_scaling must be a RopeScaling or its entries, not {str(self.rope_scaling)[:60]!r}")
         check_size("head_dim", self.head_dim)
         if self.head_dim % 2:
             raise ValueError(f"head_dim {self.head_dim} is odd: features are rotated in pairs")

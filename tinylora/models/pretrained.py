@@ -116,6 +116,8 @@ def save(model: Decoder, folder: Path, labels: Sequence[str] | None, max_shard_b
     family = family_of(model)
     if model.summary().lora.total:
         raise ValueError("the model has LoRA in it: call merge_and_unload first, or save_adapter to store the change")
+    if bare := [name for name, layer in layers(model).items() if "weight" not in layer.parameters()]:
+        raise ValueError(f"{bare[0]} and {len(bare) - 1} more are quantised: call dequantize first")
     count = model.out_head.out_features
     if model.classifies or labels:
         labels = tuple(labels or model.cfg.labels or (f"LABEL_{i}" for i in range(count)))
