@@ -129,9 +129,8 @@ def save(model: Decoder, folder: Path, labels: Sequence[str] | None, max_shard_b
     with device("meta"):
         again = expected(family.model(family.config.read(config, str(folder / "config.json"))))
     if odd := again.keys() ^ arrays.keys():
-        raise ValueError(
-            f"{min(odd)}: a {config['model_type']} in transformers {'lacks' if min(odd) in arrays else 'has'} it"
-        )
+        verb = "lacks" if min(odd) in arrays else "has"
+        raise ValueError(f"a {config['model_type']} in transformers {verb} {min(odd)}, so this model cannot be one there")
     folder.mkdir(parents=True, exist_ok=True)
     shards.save(folder, arrays, max_shard_bytes)
     safetensors.write(folder / "config.json", strict_json.text_of(config))
