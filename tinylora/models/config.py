@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -91,11 +90,10 @@ def check_flag(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be true or false, not {str(value)[:60]!r}")
 
 
-def check_number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> None:
-    """Raise ValueError unless low <= value < high."""
+def check_number(name: str, value: Any, low: float = 0.0, high: float = 1e30) -> None:
+    """Raise ValueError unless low <= value < high; by default what float32 still computes with."""
     if type(value) not in (int, float) or not low <= value < high:
-        bound = "" if high == math.inf else f" and below {high:g}"
-        raise ValueError(f"{name} must be a number of at least {low:g}{bound}, not {str(value)[:60]}")
+        raise ValueError(f"{name} must be a number of at least {low:g} and below {high:g}, not {str(value)[:60]}")
 
 
 def check_choice(name: str, value: Any, known: Any) -> None:
