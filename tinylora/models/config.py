@@ -41,7 +41,8 @@ class ModelConfig:
         ValueError: unknown entry 'tie_haed' in the configuration: did you mean 'tie_head'?
         """
         given = checked_entries(cls, entries, "the configuration")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+        values: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in given.items()}
+        return cls(**values)
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers"):
