@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,17 @@ def test_the_readme_lists_exactly_the_rooms():
 def test_each_file_says_in_its_first_line_what_it_is_for(path):
     docstring = ast.get_docstring(ast.parse(path.read_text()), clean=False)
     assert docstring and docstring.splitlines()[0].strip(), f"{path}: begin with a docstring whose first line is a summary"
+
+
+def test_git_ignores_no_file_of_the_package():
+    """A wheel leaves out what .gitignore names, tracked or not."""
+    if shutil.which("git") is None or not (PACKAGE.parent / ".git").exists():
+        pytest.skip("not a git checkout")
+    names = [str(path.relative_to(PACKAGE.parent)) for path in FILES]
+    done = subprocess.run(
+        ["git", "check-ignore", "--no-index", *names], capture_output=True, text=True, check=False, cwd=PACKAGE.parent
+    )
+    assert done.stdout == ""
 
 
 def test_importing_tinylora_imports_nothing_heavy():
