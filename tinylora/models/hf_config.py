@@ -87,7 +87,7 @@ class ConfigTable:
     config: type[ModelConfig]
     architectures: dict[str, tuple[str, str, str]]
     entries: dict[str, Entry]
-    defaults: dict[str, dict[str, Any]]
+    defaults: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     other_names: dict[str, str] = dataclasses.field(default_factory=dict)
     only: dict[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     without_effect: frozenset[str] = frozenset()
@@ -156,7 +156,7 @@ class ConfigTable:
         config: dict[str, Any] = {"architectures": [self.architectures[kind][bool(labels)]], "model_type": kind}
         config |= {theirs: getattr(cfg, entry.ours) for theirs, entry in self.entries.items()}
         if labels:  # there is no head to be tied
-            tied = self.defaults[kind].get("tie_word_embeddings", False)
+            tied = self.defaults.get(kind, {}).get("tie_word_embeddings", False)
         config |= {"dtype": "float32", "tie_word_embeddings": tied}
         for name in TOKENS:
             value = getattr(cfg, name)

@@ -139,6 +139,13 @@ def layers(model: Decoder, headless: bool = False) -> dict[str, Layer]:
     return found
 
 
+def check_rows(model: Decoder) -> None:
+    """Raise ValueError that lists the parameters which no row of the model's family names."""
+    named = {id(p) for layer in layers(model).values() for parts in layer.parameters().values() for p in parts}
+    if lacking := [path for path, p in model.named_parameters() if id(p) not in named]:
+        raise ValueError(f"no Row names {', '.join(lacking)}: add it to the table of {type(model).__name__}")
+
+
 def head_name(model: Decoder) -> str:
     """What `out_head` is called there: "score" if it tells classes apart, else "lm_head"."""
     return family_of(model).heads()[model.classifies]

@@ -12,7 +12,7 @@ import numpy as np
 from tinylora.backend import default_device, device, to_device
 from tinylora.formats import LoadError, safetensors, shards, strict_json
 from tinylora.models.config import ModelConfig
-from tinylora.models.names import FAMILIES, Family, embedding_name, family_of, full_names, layers
+from tinylora.models.names import FAMILIES, Family, check_rows, embedding_name, family_of, full_names, layers
 
 if TYPE_CHECKING:
     from tinylora.models.decoder import Decoder
@@ -54,6 +54,7 @@ def build(family: Family, cfg: ModelConfig, weights: Weights, where: str) -> Dec
     _check_layers(family, cfg, weights, where)
     with device("meta"):
         model = family.model(cfg)
+    check_rows(model)
     names = full_names(set(weights.shapes), model)
     check(model, {name: weights.shapes[stored] for name, stored in names.items()}, where)
     if model.head_is_tied:
@@ -116,6 +117,7 @@ def save(model: Decoder, folder: Path, labels: Sequence[str] | None, max_shard_b
     family = family_of(model)
     if model.summary().lora.total:
         raise ValueError("the model has LoRA in it: call merge_and_unload first, or save_adapter to store the change")
+    check_rows(model)
     count = model.out_head.out_features
     if model.classifies or labels:
         labels = tuple(labels or model.cfg.labels or (f"LABEL_{i}" for i in range(count)))
