@@ -73,12 +73,18 @@ class _Layer:
             raise RuntimeError(
                 "keys and values are kept for evaluation alone: call model.eval(), and run it under no_grad()"
             )
+        if k.shape[1::2] != self.keys.shape[1::2]:
+            raise ValueError(f"the cache has {self._heads(self.keys)}, and the block {self._heads(k)}: define kv_heads")
         self.keys[:, :, start:stop], self.values[:, :, start:stop] = k.data, v.data
         k, v = Tensor(self.keys[:, :, :stop]), Tensor(self.values[:, :, :stop])
         y = record(ops.attention, q, k, v, causal=True, mask=self._visible(start, stop))
         if cache.layers[-1] is self:
             cache.length = stop
         return y
+
+    @staticmethod
+    def _heads(keys: Array | Tensor) -> str:
+        return f"{keys.shape[1]} key heads of {keys.shape[3]}"
 
     def _visible(self, start: int, stop: int) -> Array | None:
         """Which keys are text: (B, 1, T, S), or None without padding. Padding sees itself, or nothing would be seen."""

@@ -44,6 +44,10 @@ class Row:
     gguf: str | None = None
     rotary: bool = False
 
+    def __post_init__(self) -> None:
+        if len(self.paths) > 1 and not self.turned:
+            raise ValueError(f"{self.theirs} joins {', '.join(self.paths)}, which needs turned=True: weights (in, out)")
+
     @property
     def paths(self) -> tuple[str, ...]:
         return (self.ours,) if isinstance(self.ours, str) else self.ours
@@ -140,8 +144,15 @@ def layers(model: Decoder, headless: bool = False) -> dict[str, Layer]:
 
 
 def check_rows(model: Decoder) -> None:
-    """Raise ValueError that lists the parameters which no row of the model's family names."""
-    named = {id(p) for layer in layers(model).values() for parts in layer.parameters().values() for p in parts}
+    """Raise ValueError for parameters that no row of the family names, and for parts of one layer that differ in shape."""
+    named = set()
+    for layer in layers(model).values():
+        if layer.paths == ["out_head"] and model.head_is_tied:
+            continue
+        for parts in layer.parameters().values():
+            named |= {id(p) for p in parts}
+            if len({p.shape for p in parts}) > 1:
+                raise ValueError(f"{layer.name} joins {', '.join(layer.paths)}, which differ in shape; give each a Row")
     if lacking := [path for path, p in model.named_parameters() if id(p) not in named]:
         raise ValueError(f"no Row names {', '.join(lacking)}: add it to the table of {type(model).__name__}")
 
