@@ -78,5 +78,9 @@ def test_what_does_not_fit_and_training_are_refused(model):
 def test_keys_of_another_shape_than_the_cache_has_are_named():
     model = GPTModel(TINY).eval()
     model.kv_heads = lambda: (1, 4)
-    with tinylora.no_grad(), pytest.raises(ValueError, match="1 key heads of 4, and the block 2 key heads of 4: define kv_heads"):
-        model(ids(1, 3), model.new_cache())
+    cache = model.new_cache()
+    with (
+        tinylora.no_grad(),
+        pytest.raises(ValueError, match="1 key heads of 4, and the block 2 key heads of 4: define kv_h"),
+    ):
+        model(ids(1, 3), cache)
