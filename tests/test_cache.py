@@ -73,3 +73,14 @@ def test_what_does_not_fit_and_training_are_refused(model):
     assert cache.length == 3
     with pytest.raises(RuntimeError, match=r"call model\.eval\(\), and run it under no_grad\(\)"):
         model.features(ids(1, 1), cache)
+
+
+def test_keys_of_another_shape_than_the_cache_has_are_named():
+    model = GPTModel(TINY).eval()
+    model.kv_heads = lambda: (1, 4)
+    cache = model.new_cache()
+    with (
+        tinylora.no_grad(),
+        pytest.raises(ValueError, match="1 key heads of 4, and the block 2 key heads of 4: define kv_h"),
+    ):
+        model(ids(1, 3), cache)

@@ -117,7 +117,7 @@ def test_llama_cpps_order_of_rows_is_put_back(file):
         ("llama.attention.head_count_kv", [2, 2], "llama.attention.head_count_kv must be an integer"),
         ("llama.embedding_length", 48, r"expected \(19, 48\), got \(19, 24\)"),
         ("llama.vocab_size", 20, r"llama.vocab_size is 20, and token_embd.weight has shape \(19, 24\)"),
-        ("llama.rope.dimension_count", 4, "llama.rope.dimension_count is 4"),
+        ("llama.rope.dimension_count", 2, "llama.rope.dimension_count is 2"),
         ("llama.rope.scaling.type", "yarn", "rope kind 'yarn'; known are default, linear, llama3"),
         ("llama.expert_count", 8, "llama.expert_count is 8"),
         ("llama.rope.freq_base", "fast", "rope"),

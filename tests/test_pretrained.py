@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,10 +16,11 @@ from hypothesis import strategies as st
 import tinylora
 from tinylora import nn
 from tinylora.adapters import LoRAConfig, apply_lora
-from tinylora.formats import LoadError, safetensors
-from tinylora.models import load_model, save_model
-from tinylora.models.gpt import GPTModel
-from tinylora.models.gpt_table import CONFIG
+from tinylora.formats import LoadError, safetensors, shards
+from tinylora.models import load_model, names, pretrained, save_model
+from tinylora.models.gpt import GPTConfig, GPTModel
+from tinylora.models.gpt_table import CONFIG, GPT2
+from tinylora.models.names import Row
 from tinylora.models.pretrained import expected
 
 TINY = {
@@ -158,6 +160,26 @@ def test_misspelt_entries_are_named_and_all_others_are_honoured():
         GPTModel({**TINY, "tie_haed": True})
     first, activation, _ = GPTModel({**TINY, "ff_dim": 20, "activation": "relu"}).trf_blocks[0].ff.layers
     assert first.out_features == 20 and type(activation).__name__ == "ReLU"
+
+
+@pytest.mark.parametrize("forgotten", ["pos_emb", "tok_emb", "final_norm"])
+def test_a_layer_without_a_row_is_named_instead_of_left_out(tmp_path, folder, monkeypatch, forgotten):
+    rows = tuple(row for row in GPT2.rows if row.ours != forgotten)
+    monkeypatch.setattr(names, "FAMILIES", [replace(GPT2, rows=rows)])
+    with pytest.raises(ValueError, match=f"no Row names {forgotten}"):
+        made(tie_head=True).save_pretrained(tmp_path / "out")
+    with pytest.raises(ValueError, match=f"no Row names {forgotten}"):
+        pretrained.build(names.FAMILIES[0], GPTConfig.of({**TINY, "tie_head": True}), shards.Weights(folder), "here")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_row_joins_modules_of_one_shape_stored_in_out(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"qkv joins q, k, which needs turned=True"):
+        Row("qkv", ("q", "k"))
+    uneven = Row("h.{}.x", ("trf_blocks.{}.ff.layers.0", "trf_blocks.{}.ff.layers.2"), turned=True)
+    monkeypatch.setattr(names, "FAMILIES", [replace(GPT2, rows=(*GPT2.rows, uneven))])
+    with pytest.raises(ValueError, match=r"h\.0\.x joins .*differ in shape"):
+        made().save_pretrained(tmp_path)
 
 
 def test_what_gpt2_has_no_place_for_is_not_written(tmp_path):

@@ -1,4 +1,4 @@
-"""Decoders: their modules, their configurations, and how they are found and stored."""
+"""Decoder models: their modules, their configurations, loading and saving."""
 
 from tinylora.models import gpt_table, llama_table
 from tinylora.models.native import save_model

@@ -1,7 +1,7 @@
-"""Keys and values kept, so that a new token costs one position's work instead of the whole text's.
+"""Key-value cache: generating a token computes one position instead of the whole text.
 
-What a block does at one position depends on the positions before it through their keys and values alone, and those never
-change. So they are kept, and of a text that grows only the new positions are computed.
+A block's output at one position depends on earlier positions only through their keys and values, which never change. They
+are stored, and only new positions are computed.
 """
 
 from __future__ import annotations
@@ -15,20 +15,19 @@ from tinylora.tensor import Tensor, record
 
 
 class LayerCache(Protocol):
-    """What attention is given beside its input: it knows the keys and values of other positions."""
+    """The cache that attention gets beside its input; it holds the keys and values of other positions."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, p: float = 0.0) -> Tensor:
-        """Attention of the queries, (B, H, T, D) -> (B, H, T, D), to what is known and to the new keys and values
-        (B, Hkv, T, D); p is the probability of dropout."""
+        """Attention of the queries, (B, H, T, D) -> (B, H, T, D), to the stored and the new keys and values
+        (B, Hkv, T, D); p is the dropout probability."""
 
 
 class Cache:
     """Keys and values, (B, Hkv, S, D) each, of every block at the first `length` positions of B texts.
 
-    There is room for S = `size` positions from the start: a token is written, and nothing is moved. Made by
-    `model.new_cache`. `padding` says how many tokens in front of each text are no text: none of the text sees them, and its
-    positions count from behind them. For evaluation alone: nothing is recorded for backward. `cache[i]` is what block i is
-    given.
+    Made by `model.new_cache`. Memory for S = `size` positions is allocated at the start, so adding a token moves nothing.
+    `padding` is the number of padding tokens in front of each text: they are masked out, and positions count from the first
+    token after them. Evaluation only: nothing is recorded for backward. `cache[i]` is passed to block i.
 
     >>> import tinylora
     >>> model = tinylora.load_model("nano")
@@ -49,8 +48,8 @@ class Cache:
         return self.layers[i]
 
     def positions(self, T: int) -> Tensor:
-        """Where in its text each of the next T tokens stands: (T,), or (B, T) with padding. Raises ValueError without
-        room."""
+        """Positions of the next T tokens in their texts: (T,), or (B, T) with padding. Raises ValueError if the cache
+        is full."""
         if self.length + T > self.size:
             raise ValueError(f"{self.length + T} tokens do not fit a cache of {self.size}")
         xp = array_module(self.layers[0].keys)
@@ -61,7 +60,7 @@ class Cache:
 
 
 class _Layer:
-    """One block's keys and values. The last block's moves the cache on."""
+    """One block's keys and values. The last block advances `length`."""
 
     def __init__(self, cache: Cache, keys: Array, values: Array) -> None:
         self.cache, self.keys, self.values = cache, keys, values
@@ -73,6 +72,8 @@ class _Layer:
             raise RuntimeError(
                 "keys and values are kept for evaluation alone: call model.eval(), and run it under no_grad()"
             )
+        if k.shape[1::2] != self.keys.shape[1::2]:
+            raise ValueError(f"the cache has {self._heads(self.keys)}, and the block {self._heads(k)}: define kv_heads")
         self.keys[:, :, start:stop], self.values[:, :, start:stop] = k.data, v.data
         k, v = Tensor(self.keys[:, :, :stop]), Tensor(self.values[:, :, :stop])
         y = record(ops.attention, q, k, v, causal=True, mask=self._visible(start, stop))
@@ -80,8 +81,12 @@ class _Layer:
             cache.length = stop
         return y
 
+    @staticmethod
+    def _heads(keys: Array | Tensor) -> str:
+        return f"{keys.shape[1]} key heads of {keys.shape[3]}"
+
     def _visible(self, start: int, stop: int) -> Array | None:
-        """Which keys are text: (B, 1, T, S), or None without padding. Padding sees itself, or nothing would be seen."""
+        """Attention mask (B, 1, T, S), True for text; None without padding. A padding token sees itself: no row is empty."""
         if self.cache.padding is None:
             return None
         xp = array_module(self.keys)
@@ -91,13 +96,12 @@ class _Layer:
 
 
 class LastPosition:
-    """The keys and values of all positions of a text, for one query a row, at position `last` (B,), recorded for
-    backward."""
+    """Keys and values of all positions, for one query per row at position `last` (B,). Records for backward."""
 
     def __init__(self, last: Tensor, keys: Tensor, values: Tensor) -> None:
         self.last, self.keys, self.values = last, keys, values
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, p: float = 0.0) -> Tensor:
-        """The new k and v are those of `last`, which are among the known."""
+        """k and v are ignored: `keys` and `values` already include position `last`."""
         key = next_key() if p else 0
         return record(ops.attention_at, q[:, :, 0], self.keys, self.values, self.last, p=float(p), key=key)[:, :, None]

@@ -1,4 +1,4 @@
-"""What every decoder's configuration has in common: typed, checked when it is made, and honoured in the constructor."""
+"""ModelConfig, the base class of all decoders' configurations: typed, and checked when it is made."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ TokenIds = int | tuple[int, ...] | None
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Sizes of a decoder, and how its head is made.
+    """Sizes of a decoder, and the kind of its head.
 
-    `labels`, if there are any, are the names of the classes that out_head tells apart, without a bias; else it scores
-    tokens, and `tie_head` makes its weight the token embedding's. The token ids are what the model's tokenizer writes at a
-    text's start and end and into padding. Raises ValueError that names the entry.
+    With `labels`, out_head classifies: one score per label, no bias. Without, it scores tokens, and `tie_head` makes it
+    share the token embedding's weight. The token ids mark a text's beginning and end, and padding. Raises ValueError that
+    names the entry.
     """
 
     vocab_size: int
@@ -58,7 +58,7 @@ class ModelConfig:
                 raise ValueError(f"{name} must be a token's number, or several, not {str(value)[:60]}")
 
     def as_dict(self) -> dict[str, Any]:
-        """The entries that differ from their defaults, and those without one, ready for JSON."""
+        """Entries that differ from their defaults, and those without a default, as JSON values."""
         found = {}
         entries = dataclasses.asdict(self)
         for field in dataclasses.fields(self):

@@ -1,4 +1,4 @@
-"""What every decoder can do, whatever its blocks are: read one position, take another head, be loaded and saved."""
+"""Decoder, the base class of all models: features at one position, the head, the cache, loading and saving."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tinylora.torch_api.creation import arange
 
 
 class Decoder(nn.Module):
-    """Token ids (B, T) -> features (B, T, C) -> scores by `out_head`. Subclasses set `config` and define the parts.
+    """Token ids (B, T) -> features (B, T, C) -> scores by `out_head`.
 
-    They have `tok_emb`, `trf_blocks`, `final_norm`, `out_head` (made by `new_head`) and `features(ids, cache)`. Blocks are
-    called as `block(x, *self.shared(positions), cache)`.
+    Subclasses set `config` and define `tok_emb`, `trf_blocks`, `final_norm`, `out_head` (made by `new_head`), `forward` and
+    `features(ids, cache)`. Blocks are called as `block(x, *self.shared(positions), cache)`.
     """
 
     config: ClassVar[type[ModelConfig]]
@@ -43,31 +43,30 @@ class Decoder(nn.Module):
 
     # --------------------------------------------------------------------------------- forward
     def features(self, in_idx: Tensor, cache: Cache | None = None) -> Tensor:
-        """Token ids (B, T) -> what the head sees, (B, T, C)."""
+        """Token ids (B, T) -> final features, the head's input, (B, T, C)."""
         raise NotImplementedError(f"{type(self).__name__} defines no features")
 
     def embed(self, in_idx: Tensor, positions: Tensor) -> Tensor:
-        """Token ids (B, T) -> what the first block sees, (B, T, C)."""
+        """Token ids (B, T) -> the first block's input, (B, T, C)."""
         return self.tok_emb(in_idx)
 
     def positions(self, in_idx: Tensor, cache: Cache | None = None) -> Tensor:
-        """Where the tokens (B, T) stand in their texts: (T,), or (B, T) where a cache has padding."""
+        """Positions of the tokens (B, T) in their texts: (T,), or (B, T) if the cache has padding."""
         T = in_idx.shape[-1]
         if self.cfg.context_length < T:
             raise ValueError(f"{T} tokens do not fit the context of {self.cfg.context_length}")
         return arange(T, device=in_idx.device) if cache is None else cache.positions(T)
 
     def shared(self, positions: Tensor) -> tuple[Any, ...]:
-        """What every block reads beside x, for tokens at these positions: (T,) or (B, T)."""
+        """Inputs that all blocks share beside x, such as rotary angles, for tokens at positions (T,) or (B, T)."""
         return ()
 
     def features_at(self, ids: Tensor, last: Tensor) -> Tensor:
-        """What the head sees at position `last` (B,) of each row of ids (B, T): (B, C). A classifier reads no more.
+        """The features at position `last` (B,) of each row of ids (B, T): (B, C). All that a classifier needs.
 
-        What a block does at one position depends on the other positions through their keys and values alone. So where blocks
-        have a method `keys_values`, the last block computes its output at one position per row: the same numbers as
-        `features`, for a fifth less work in a model of four blocks. Raises IndexError unless `last` holds a position of each
-        row.
+        If blocks define `keys_values`, the last block computes its output at one position per row only, which gives the same
+        numbers as `features` and saves a fifth of the work in a model of four blocks. Raises IndexError unless `last` holds
+        a position of each row.
         """
         known = seen(last.data)
         if last.shape != ids.shape[:1] or (known.size and not (known.min() >= 0 and known.max() < ids.shape[1])):
@@ -84,42 +83,42 @@ class Decoder(nn.Module):
         return self.final_norm(y)[:, 0]
 
     def new_cache(self, padding: Sequence[int] = (0,), size: int | None = None) -> Cache:
-        """Room for the keys and values of `size` positions of each text, by default of the context: see cache.py."""
+        """An empty key-value cache for `size` positions per text, by default the whole context: see cache.py."""
         heads, head_dim = self.kv_heads()
         shape = (len(padding), heads, size or self.cfg.context_length, head_dim)
         return Cache(len(self.trf_blocks), shape, self.tok_emb.weight.data, padding)
 
     def kv_heads(self) -> tuple[int, int]:
-        """How many heads of keys and values a block has, and the features of one."""
+        """The number of key heads of a block, and the features of one."""
         return self.cfg.n_heads, self.cfg.emb_dim // self.cfg.n_heads
 
     # ------------------------------------------------------------------------------------ head
     def new_head(self) -> nn.Linear:
-        """The head that the configuration asks for: scores of tokens, tied or not, or of its labels."""
+        """The head that the configuration describes: token scores, tied or not, or class scores."""
         cfg = self.cfg
         head = nn.Linear(cfg.emb_dim, len(cfg.labels) or cfg.vocab_size, bias=False)
-        head.scores_tokens = not cfg.labels  # any other Linear put in its place is a classifier's
+        head.scores_tokens = not cfg.labels  # a Linear without this mark classifies
         if cfg.tie_head and not cfg.labels:
             head.weight = self.tok_emb.weight
         return head
 
     @property
     def classifies(self) -> bool:
-        """Does out_head tell classes apart, or does it score the tokens of the vocabulary?"""
-        head = self.out_head._modules.get("linear", self.out_head)  # inside its LoRA
+        """Whether out_head scores classes rather than tokens."""
+        head = self.out_head._modules.get("linear", self.out_head)  # wrapped in LoRA, perhaps
         return not getattr(head, "scores_tokens", False)
 
     @property
     def head_is_tied(self) -> bool:
-        """Is out_head's weight the token embedding's?"""
+        """Whether out_head shares the token embedding's weight."""
         head = self.out_head._modules.get("linear", self.out_head)
         embedding = self.tok_emb._modules.get("linear", self.tok_emb)
         return head._parameters.get("weight") is embedding._parameters["weight"]
 
     def set_classes(self, labels: Sequence[str] | int, bias: bool = False) -> None:
-        """Put a new head in place, with one score per class; classes given by number are called LABEL_0, LABEL_1, ...
+        """Replace the head by a new one with a score per class. `labels` as a number n means LABEL_0 .. LABEL_(n-1).
 
-        Hugging Face's models know such a head without a bias only. Raises ValueError for fewer than two classes.
+        Hugging Face's classifiers have no bias there. Raises ValueError for fewer than two classes.
         """
         names = tuple(f"LABEL_{i}" for i in range(labels)) if isinstance(labels, int) else tuple(labels)
         if len(names) < 2:
@@ -132,9 +131,9 @@ class Decoder(nn.Module):
     def from_pretrained(cls, folder: str | Path) -> Self:
         """The model in a folder as transformers writes it, in float32 and evaluation mode, on the default device.
 
-        Reads `config.json` and `model.safetensors` or its shards, F32, F16 or BF16. Everything is checked before anything is
-        allocated, and no more than one array is held beside the model. Raises LoadError that names the file, the
-        configuration entry or the arrays that do not fit.
+        Reads `config.json` and `model.safetensors` or its shards, F32, F16 or BF16. Names and shapes are checked before
+        anything is allocated, and at most one array is held in memory beside the model. Raises LoadError that names the
+        file, the configuration entry or the arrays that do not fit.
         """
         return pretrained.load(folder, cls)
 
@@ -143,7 +142,7 @@ class Decoder(nn.Module):
     ) -> None:
         """Write `config.json` and the weights, in float32, as transformers reads them; a tied head is not written.
 
-        A head that is no language model's becomes `score`, with `labels`, else those of the configuration, as the names of
-        its classes. Raises ValueError for what transformers has no place for: LoRA that is not merged, a head's bias.
+        A classifier's head is stored as `score`, with its classes named by `labels`, by default the configuration's. Raises
+        ValueError for what this format cannot hold: LoRA that is not merged, a bias of the head.
         """
         pretrained.save(self, Path(folder), labels, max_shard_bytes)

@@ -1,7 +1,7 @@
-"""Decoders from GGUF files, llama.cpp's format: their metadata as a config.json, their tensors by Hugging Face's names.
+"""Loads decoders from GGUF files: translates metadata to config.json's entries, and tensor names to Hugging Face's.
 
-For the architecture "llama" llama.cpp stores the rows of query and key in the order in which it rotates them, each pair side
-by side. Here and in Hugging Face's files a pair is feature i and i + D / 2, so the rows are put back.
+For the architecture "llama", llama.cpp stores the two rows of each rotary pair next to each other in query and key. Here and
+in Hugging Face's files a pair is features i and i + D / 2, so the rows are reordered.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ TOKENS = {"bos_token_id": "bos_token_id", "eos_token_id": "eos_token_id", "paddi
 
 @dataclass(frozen=True)
 class GGUFTable:
-    """What a family is in GGUF files.
+    """How a family is stored in GGUF files.
 
-    architectures: the names there, each with Hugging Face's model_type. interleaved: those whose rotary rows are stored pair
-    by pair. entries: keys behind "ARCHITECTURE." by their names in config.json; `complete(file, config)` adds to them what
-    does not follow from single keys, and raises ValueError for what cannot be honoured. Others warn, but for
+    architectures: GGUF's name -> Hugging Face's model_type. interleaved: architectures whose rotary pairs are stored next to
+    each other. entries: key without its "ARCHITECTURE." prefix -> name in config.json. `complete(file, config)` adds entries
+    that need several keys, and raises ValueError for values that are not supported. Any other key warns, unless it is in
     `without_effect`.
     """
 
@@ -46,7 +46,7 @@ def read_config(file: GGUF) -> tuple[Family, ModelConfig]:
         raise LoadError(f"{where}: general.architecture is {str(name)[:60]!r}; known are {', '.join(known)}")
     family, prefix = known[name], f"{name}."
     table = family.gguf
-    assert table is not None  # such families alone are known
+    assert table is not None  # `known` holds families with a GGUF table only
     config: dict[str, Any] = {"model_type": table.architectures[name]}
     try:
         for key, theirs in table.entries.items():
@@ -65,7 +65,7 @@ def read_config(file: GGUF) -> tuple[Family, ModelConfig]:
 
 
 def _plain(value: Any) -> Any:
-    """A number as it was meant: GGUF keeps 1e-5 as the nearest float32."""
+    """The shortest decimal with this float32 value, since GGUF stores 1e-5 in float32."""
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
@@ -76,7 +76,7 @@ class GGUFWeights:
         self.file, self.cfg = file, cfg
         interleaved = file.metadata["general.architecture"] in family.gguf.interleaved  # type: ignore[union-attr]  # checked
         head = Row(family.heads()[0], "out_head", gguf="output")
-        self._rows: dict[str, tuple[str, bool]] = {}  # by the name there: the tensor's, and whether its rows are interleaved
+        self._rows: dict[str, tuple[str, bool]] = {}  # Hugging Face's name -> (tensor, interleaved)
         for row in (*rows_of(family, cfg.n_layers), head):
             for leaf in ("weight", "bias"):
                 if f"{row.gguf}.{leaf}" in file.shapes:
@@ -96,12 +96,12 @@ class GGUFWeights:
         return in_halves(found, self.cfg.head_dim) if interleaved else found
 
     def same(self, one: str, other: str) -> bool:
-        """Do two tensors hold the same numbers?"""
+        """Whether two tensors are equal."""
         return np.array_equal(self.floats(one), self.floats(other))
 
 
 def in_halves(rows: np.ndarray, head_dim: int) -> np.ndarray:
-    """Rows (H D, ..) whose pairs stand side by side, 0 0' 1 1' .., as 0 1 .. 0' 1' .. in each head.
+    """Reorder rows (H D, ..) from 0 0' 1 1' .. (pairs interleaved) to 0 1 .. 0' 1' .. (halves) in each head.
 
     >>> in_halves(np.array([0, 10, 1, 11]), 4).tolist()
     [0, 1, 10, 11]

@@ -3,8 +3,8 @@
 Token ids go in, (B, T); each becomes a vector of C features, passes through a stack of blocks, and comes out as scores,
 (B, T, vocabulary). Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
 
-Everything runs in training, at evaluation and while a text is generated: then a cache is passed along, which holds the keys
-and values of the tokens before (cache.py).
+The same code trains, evaluates and generates. While generating, a cache holds the keys and values of earlier tokens
+(cache.py).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from tinylora.torch_api.creation import ones, zeros
 
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig(ModelConfig):
-    """The lecture's configuration, and what GPT-2's relatives change: the feed-forward's width (4 · emb_dim unless given)
-    and activation, the layer norms' ε, and dropout of embeddings and attention where it is not `drop_rate`."""
+    """The lecture's configuration, plus entries that variants of GPT-2 change: width of the feed-forward (default
+    4 · emb_dim), activation, ε of the layer norms, dropout of embeddings and attention (default `drop_rate`)."""
 
     drop_rate: float
     qkv_bias: bool
@@ -50,12 +50,12 @@ class GPTConfig(ModelConfig):
 
     @property
     def hidden_dim(self) -> int:
-        """Features inside the feed-forward."""
+        """Hidden width of the feed-forward."""
         return 4 * self.emb_dim if self.ff_dim is None else self.ff_dim
 
 
 class LayerNorm(nn.Module):
-    """Each position's features, (.., C), to mean 0 and variance 1, then scaled and shifted."""
+    """Normalises each position's features, (.., C), to mean 0 and variance 1, then scales and shifts."""
 
     def __init__(self, emb_dim: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class LayerNorm(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Each position by itself: C -> 4C -> C."""
+    """Two linear layers, applied at each position: C -> 4C -> C."""
 
     def __init__(self, cfg: GPTConfig) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class FeedForward(nn.Module):
 
 
 class MultiHeadAttention(nn.Module):
-    """Each position gathers from itself and those before it, in H independent heads of D = C / H features."""
+    """Causal self-attention with H independent heads of D = C / H features."""
 
     def __init__(
         self, d_in: int, d_out: int, context_length: int, dropout: float, num_heads: int, qkv_bias: bool = False
@@ -105,7 +105,7 @@ class MultiHeadAttention(nn.Module):
         return self.out_proj(context.transpose(1, 2).flatten(2))  # (B, T, H, D) -> (B, T, C)
 
     def keys_values(self, x: Tensor) -> list[Tensor]:
-        """What the positions of x offer to others: keys and values, (B, H, T, D) each."""
+        """Keys and values of all positions of x, (B, H, T, D) each."""
         return [self.heads(y) for y in nn.fan_out(x, self.W_key, self.W_value)]
 
     def heads(self, x: Tensor) -> Tensor:
@@ -167,12 +167,12 @@ class GPTModel(Decoder):
         return self.out_head(self.features(in_idx, cache))
 
     def features(self, in_idx: Tensor, cache: Cache | None = None) -> Tensor:
-        """Token ids (B, T) -> what the head sees, (B, T, C)."""
+        """Token ids (B, T) -> final features, the head's input, (B, T, C)."""
         x = self.embed(in_idx, self.positions(in_idx, cache))
         for i, block in enumerate(self.trf_blocks):
             x = block(x, cache and cache[i])
         return self.final_norm(x)
 
     def embed(self, in_idx: Tensor, positions: Tensor) -> Tensor:
-        """Token ids (B, T) -> what the first block sees, (B, T, C): which token it is, plus where it stands."""
+        """Token ids (B, T) -> the first block's input, (B, T, C): token embedding plus position embedding."""
         return self.drop_emb(self.tok_emb(in_idx) + self.pos_emb(positions))

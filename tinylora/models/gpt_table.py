@@ -1,6 +1,6 @@
 """GPT-2 in Hugging Face's files: names, shapes as stored, and the entries of its configuration.
 
-Conv1D keeps its weight (in, out) where a Linear has (out, in), and `c_attn` is query, key and value side by side.
+Conv1D stores its weight as (in, out), a Linear as (out, in); `c_attn` is query, key and value concatenated.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tinylora.models.names import Family, Row, register
 
 
 def adjust(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
-    """Query, key and value always have a bias there; dropout that is the same everywhere is said once."""
+    """Query, key and value always have a bias; equal dropouts become `drop_rate` alone."""
     if ours["emb_dim"] % ours["n_heads"]:
         raise ValueError(f"n_embd {ours['emb_dim']} is not divisible by n_head {ours['n_heads']}")
     same = [name for name in ("drop_emb", "drop_att") if ours[name] == ours["drop_rate"]]
@@ -22,7 +22,7 @@ def adjust(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
 
 
 def restore(cfg: GPTConfig, config: dict[str, Any]) -> dict[str, Any]:
-    """Every dropout is said there."""
+    """config.json has all three dropouts."""
     same = [name for name in ("embd_pdrop", "attn_pdrop") if config[name] is None]
     return config | dict.fromkeys(same, cfg.drop_rate)
 
@@ -44,7 +44,7 @@ ROWS = (
     Row("transformer.ln_f", "final_norm"),
 )
 
-OTHERS = (  # modules without weights
+OTHERS = (  # modules without parameters
     "transformer.drop", "transformer.h.{}.attn.attn_dropout", "transformer.h.{}.attn.resid_dropout",
     "transformer.h.{}.mlp.act", "transformer.h.{}.mlp.dropout",
 )  # fmt: skip
@@ -68,7 +68,7 @@ CONFIG = ConfigTable(
         "num_hidden_layers": "n_layer",
     },
     only={"scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,)},
-    # reorder_and_upcast_attn changes rounding in half precision alone, and tinylora computes in float32
+    # reorder_and_upcast_attn only changes rounding in half precision, and tinylora computes in float32
     without_effect=frozenset(
         """reorder_and_upcast_attn summary_type summary_use_proj summary_activation summary_proj_to_labels
         summary_first_dropout n_ctx output_past predict_special_tokens n_special""".split()
@@ -84,6 +84,6 @@ GPT2 = register(
         base="transformer.",
         rows=ROWS,
         others=OTHERS,
-        skipped=r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",  # masks that older files hold
+        skipped=r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",  # masks in older files
     )
 )

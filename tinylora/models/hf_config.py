@@ -1,6 +1,6 @@
-"""Hugging Face's `config.json`, to our configuration and back: every entry is honoured, or refused by its name.
+"""Converts Hugging Face's `config.json` to a ModelConfig and back; entries that change the computation are never ignored.
 
-A family says in a ConfigTable which entry is which of ours; what all families have in common stands here.
+Each family describes its entries in a ConfigTable; what is common to all families is here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tinylora.models.config import ModelConfig, check_choice, check_flag, check_
 Check = Callable[[str, Any], None]
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
-# entries that would compute something else; only these values of them are what tinylora computes
+# entries that change the computation, with the values that tinylora supports
 ONLY: dict[str, tuple[Any, ...]] = {
     "add_cross_attention": (False,), "is_decoder": (False, True), "is_encoder_decoder": (False,), "pruned_heads": ({}, None),
     "quantization_config": (None,), "auto_map": (None,), "problem_type": (None, "single_label_classification"),
@@ -34,7 +34,7 @@ WITHOUT_EFFECT = frozenset(
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry of config.json: its name in our configuration, what it is where it is missing, and what it may be."""
+    """An entry of config.json: its name in our ModelConfig, its default, and a check of its value."""
 
     ours: str
     default: Any
@@ -46,7 +46,7 @@ def size(ours: str, default: int) -> Entry:
 
 
 def optional_size(ours: str) -> Entry:
-    """A size that follows from others where it is None."""
+    """A size that may be None, in which case it follows from others."""
     return Entry(ours, None, lambda name, value: None if value is None else check_size(name, value))
 
 
@@ -77,17 +77,17 @@ def choice(ours: str, default: str, known: Any) -> Entry:
 class ConfigTable:
     """How a family's config.json is read and written.
 
-    architectures: for each model_type the names of the language model, the classifier and the base of both. entries: by
-    their names there. defaults: by model_type, what a config.json leaves out. only: entries that compute something else
-    unless they have one of these values. adjust: what the entries alone do not say, from (config.json, our entries so far),
-    on the way in; restore: the config.json with what single entries do not say, from (our
-    configuration, config.json so far).
+    architectures: by model_type, the class names of the language model, the classifier and the base model. entries: by their
+    names in config.json. defaults: by model_type, defaults that differ from those in `entries`. other_names: second names of
+    entries. only: entries that change the computation, with the supported values; others are refused. without_effect:
+    entries that are ignored silently. adjust(config.json, our entries) returns our entries, where they depend on several of
+    theirs; restore(our configuration, config.json) is its inverse for writing.
     """
 
     config: type[ModelConfig]
     architectures: dict[str, tuple[str, str, str]]
     entries: dict[str, Entry]
-    defaults: dict[str, dict[str, Any]]
+    defaults: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     other_names: dict[str, str] = dataclasses.field(default_factory=dict)
     only: dict[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     without_effect: frozenset[str] = frozenset()
@@ -99,7 +99,7 @@ class ConfigTable:
         return tuple(self.architectures)
 
     def known(self) -> set[str]:
-        """The names of all entries that are honoured, refused or known to have no effect."""
+        """The names of all entries that are read, refused or known to have no effect."""
         return {
             *self.entries,
             *TOKENS,
@@ -112,12 +112,12 @@ class ConfigTable:
         }
 
     def check(self, name: str, entry: str, value: Any) -> None:
-        """Raise ValueError unless an entry may have this value, calling it by another `name`."""
+        """Raise ValueError, which calls the entry `name`, unless it may have this value."""
         if entry in self.entries:
             self.entries[entry].check(name, value)
 
     def read(self, config: Mapping[str, Any], where: str) -> ModelConfig:
-        """Our configuration of a `config` of theirs. Raises LoadError, whose message begins with `where`."""
+        """The ModelConfig of a config.json. Raises LoadError, whose message begins with `where`."""
         try:
             return self._read(config, where)
         except LoadError:
@@ -151,13 +151,13 @@ class ConfigTable:
         return self.config(**ours)
 
     def write(self, cfg: ModelConfig, tied: bool, labels: tuple[str, ...]) -> dict[str, Any]:
-        """The config.json of a model whose head is tied or not, and a classifier's with `labels`."""
+        """The config.json of a model with this configuration; with `labels`, of a classifier."""
         kind = getattr(cfg, "model_type", self.model_types[0])
         check_choice("model_type", kind, self.model_types)
         config: dict[str, Any] = {"architectures": [self.architectures[kind][bool(labels)]], "model_type": kind}
         config |= {theirs: getattr(cfg, entry.ours) for theirs, entry in self.entries.items()}
-        if labels:  # there is no head to be tied
-            tied = self.defaults[kind].get("tie_word_embeddings", False)
+        if labels:  # a classifier's head is never tied
+            tied = self.defaults.get(kind, {}).get("tie_word_embeddings", False)
         config |= {"dtype": "float32", "tie_word_embeddings": tied}
         for name in TOKENS:
             value = getattr(cfg, name)
@@ -166,7 +166,7 @@ class ConfigTable:
             config |= {"id2label": {str(i): name for i, name in enumerate(labels)}}
             config |= {"label2id": {name: i for i, name in enumerate(labels)}}
             if config["pad_token_id"] is None and isinstance(config["eos_token_id"], int):
-                config["pad_token_id"] = config["eos_token_id"]  # without one transformers takes one message at a time
+                config["pad_token_id"] = config["eos_token_id"]  # transformers needs it for batches of several messages
         return self.restore(cfg, config)
 
     def _refuse(self, config: Mapping[str, Any]) -> None:
@@ -179,7 +179,7 @@ class ConfigTable:
                 raise ValueError(f"architecture {name!r}; known are {', '.join(known)}")
 
     def _labels(self, config: Mapping[str, Any]) -> tuple[str, ...]:
-        """The names of a classifier's classes in their order; none if it is a language model."""
+        """A classifier's class names in order; empty for a language model."""
         if self.architectures[config["model_type"]][1] not in (config.get("architectures") or ()):
             return ()
         count = config.get("num_labels", 2)

@@ -1,8 +1,8 @@
-"""Llama and its kin, in the lecture's names: Llama 2 and 3, SmolLM2, Mistral, Qwen2 and Qwen3.
+"""Llama and models of the same architecture, in the lecture's names: Llama 2 and 3, SmolLM2, Mistral, Qwen2 and Qwen3.
 
-Five things differ from GPT-2. Norms divide by the root mean square and subtract nothing. Positions are not added to the
-tokens: queries and keys are rotated by them, so that a score depends on how far two tokens are apart. Several query heads
-share one head of keys and values. The feed-forward multiplies one layer's output by a gate. And layers have no biases.
+Five things differ from GPT-2. Norms divide by the root mean square and do not subtract the mean. Positions are not
+added to the tokens: they rotate queries and keys, so that a score depends on the distance of two tokens. Several query heads
+share one head of keys and values. The feed-forward multiplies one layer's output by a gate. Linear layers have no biases.
 Touvron et al. 2023, "LLaMA"; Grattafiori et al. 2024, "The Llama 3 Herd of Models".
 """
 
@@ -25,11 +25,11 @@ from tinylora.torch_api.creation import ones
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaConfig(ModelConfig):
-    """Sizes of a Llama, and what its kin change.
+    """Sizes of a Llama, plus entries that Mistral and Qwen change.
 
-    `hidden_dim` is the feed-forward's width; `head_dim` is emb_dim / n_heads where it is 0. Qwen2 has biases on query, key
-    and value, Qwen3 norms of each head's query and key (`qk_norm`). Mistral looks back `sliding_window` tokens: its context
-    is no longer here, and `max_positions` is the one in its config.json. `model_type` is the family's name in Hugging
+    `hidden_dim` is the feed-forward's width; `head_dim` defaults to emb_dim / n_heads (0). Qwen2 has biases on query, key
+    and value, Qwen3 normalises each head's query and key (`qk_norm`). Mistral attends to the last `sliding_window` tokens;
+    its context is limited to them, and `max_positions` is the one in its config.json. `model_type` is the name in Hugging
     Face's files.
     """
 
@@ -78,7 +78,7 @@ class LlamaConfig(ModelConfig):
 
 
 class RMSNorm(nn.Module):
-    """Each position's features divided by the root of their mean square, then scaled: x / √(mean x² + ε) ∘ w."""
+    """Divides each position's features by their root mean square, then scales: x / √(mean x² + ε) ∘ w."""
 
     def __init__(self, emb_dim: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class RMSNorm(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Each position by itself: fc3(silu(fc1 x) ∘ fc2 x), C -> hidden -> C. Shazeer 2020, "GLU Variants Improve
+    """Gated feed-forward at each position, fc3(silu(fc1 x) ∘ fc2 x): C -> hidden -> C. Shazeer 2020, "GLU Variants Improve
     Transformer"."""
 
     def __init__(self, cfg: LlamaConfig) -> None:
@@ -105,8 +105,7 @@ class FeedForward(nn.Module):
 
 
 class GroupedQueryAttention(nn.Module):
-    """Each position gathers from itself and those before it, in H heads of D features that share Hkv heads of keys and
-    values.
+    """Causal self-attention with H query heads of D features that share Hkv heads of keys and values.
 
     Ainslie et al. 2023, "GQA: Training Generalized Multi-Query Transformer Models from Multi-Head Checkpoints".
     """
@@ -134,7 +133,7 @@ class GroupedQueryAttention(nn.Module):
         return self.out_proj(context.transpose(1, 2).flatten(2))  # (B, T, H, D) -> (B, T, C)
 
     def keys_values(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        """What the positions of x offer to others: keys and values, (B, Hkv, T, D) each."""
+        """Keys and values of all positions of x, (B, Hkv, T, D) each."""
         k, v = map(self.heads, nn.fan_out(x, self.W_key, self.W_value))
         return F.rope(self.k_norm(k), cos, sin), v
 
@@ -188,7 +187,7 @@ class LlamaModel(Decoder):
         return self.out_head(self.features(in_idx, cache))
 
     def features(self, in_idx: Tensor, cache: Cache | None = None) -> Tensor:
-        """Token ids (B, T) -> what the head sees, (B, T, C)."""
+        """Token ids (B, T) -> final features, the head's input, (B, T, C)."""
         cos, sin = self.shared(self.positions(in_idx, cache))
         x = self.tok_emb(in_idx)
         for i, block in enumerate(self.trf_blocks):
@@ -199,5 +198,5 @@ class LlamaModel(Decoder):
         return self.cfg.n_kv_heads, self.cfg.head_dim
 
     def shared(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin of every pair's angle at these positions, for all blocks: (1 or B, 1, T, D / 2)."""
+        """cos and sin of each pair's angle at these positions, the same for all blocks: (1 or B, 1, T, D / 2)."""
         return rotary_tables(positions, self.cfg.head_dim, self.cfg.rope_base, self.cfg.rope_scaling)

@@ -1,4 +1,4 @@
-"""Llama and its kin in Hugging Face's and in GGUF files: names, and the entries of their configurations."""
+"""Llama, Mistral and Qwen in Hugging Face's and GGUF files: layer names, and the entries of their configurations."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ENTRIES = {
     optional_size("sliding_window"),
 }  # fmt: skip
 
-# what is missing from a config.json, by model_type, where it is not what ENTRIES say
+# defaults by model_type, where they differ from those in ENTRIES
 DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": {"bos_token_id": 1, "eos_token_id": 2},
     "mistral": {
@@ -59,7 +59,7 @@ LACKING = {  # entries that a model_type does not have
 
 
 def adjust(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
-    """What follows from several entries, and what a model_type implies."""
+    """Entries that depend on several of theirs, or on model_type."""
     kind = theirs["model_type"]
     base, scaling = _rope(theirs)
     window = ours["sliding_window"] if kind == "mistral" else None
@@ -81,8 +81,7 @@ def adjust(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rope(theirs: dict[str, Any]) -> tuple[float, RopeScaling | None]:
-    """The base of the angles and how they are scaled: `rope_parameters`, or `rope_theta` and `rope_scaling` of older
-    files."""
+    """The rotary base and scaling: from `rope_parameters`, or in older files from `rope_theta` and `rope_scaling`."""
     name = "rope_scaling" if theirs.get("rope_scaling") else "rope_parameters"  # the older entry comes first there too
     found = theirs.get(name) or {}
     if not isinstance(found, dict):
@@ -106,7 +105,7 @@ def _rope(theirs: dict[str, Any]) -> tuple[float, RopeScaling | None]:
 
 
 def restore_rope(scaling: RopeScaling | None) -> dict[str, Any]:
-    """The inverse of `_rope`, without the base."""
+    """Rotary scaling as in config.json, without the base: the inverse of `_rope`."""
     if scaling is None:
         return {"rope_type": "default"}
     found = {"rope_type": scaling.kind, "factor": scaling.factor}
@@ -117,8 +116,7 @@ def restore_rope(scaling: RopeScaling | None) -> dict[str, Any]:
 
 
 def restore(cfg: LlamaConfig, config: dict[str, Any]) -> dict[str, Any]:
-    """With the rotary scaling as transformers writes it and as its older versions read it, without what a model_type
-    lacks."""
+    """Add rotary scaling in the present and the older format; leave out entries that the model_type does not have."""
     kept = {name: value for name, value in config.items() if name not in LACKING[cfg.model_type]}
     kept["max_position_embeddings"] = cfg.max_positions or cfg.context_length
     if cfg.head_dim != cfg.emb_dim // cfg.n_heads:
@@ -151,7 +149,7 @@ CONFIG = ConfigTable(
 
 
 def complete_gguf(file: GGUF, config: dict[str, Any]) -> dict[str, Any]:
-    """What single keys of a GGUF file do not say: how angles are scaled, which sizes follow from tensors."""
+    """Entries that need several keys or tensors of a GGUF file: rotary scaling, vocabulary size, tied head, biases."""
     arch = file.metadata["general.architecture"]
     for key in ("rope.dimension_count", "attention.value_length"):
         size = file.metadata.get(f"{arch}.{key}", head := config.get("head_dim") or _head_dim(config))
@@ -179,7 +177,7 @@ def _head_dim(config: dict[str, Any]) -> int:
 
 
 def _llama3_of(factors: np.ndarray, config: dict[str, Any]) -> dict[str, Any]:
-    """Llama 3's rotary scaling of which these are the factors of each pair. Raises ValueError if they are no such."""
+    """The Llama 3 rotary scaling with these factors per pair. Raises ValueError for other factors."""
     scaling = RopeScaling("llama3", float(factors.max()))
     head, base = config.get("head_dim") or _head_dim(config), config.get("rope_theta", 10_000.0)
     plain, scaled = frequencies(head, base, None), frequencies(head, base, scaling)
@@ -223,6 +221,6 @@ LLAMA = register(
         rows=ROWS,
         others=("model.layers.{}.mlp.act_fn", "model.rotary_emb"),
         gguf=GGUF_TABLE,
-        skipped=r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",  # angles that older files hold
+        skipped=r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",  # angles in older files
     )
 )

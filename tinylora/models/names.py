@@ -1,11 +1,11 @@
-"""Which module here is which layer in another library's files. One table a family; nothing else knows a name.
+"""Maps module names to layer names in other libraries' files, by one table per family of models.
 
-A row says what a layer is called in Hugging Face's files and here, and how it is stored there:
+A row has a layer's name in Hugging Face's files, its name here, and how it is stored there:
 
     Row("transformer.h.{}.mlp.c_fc", "trf_blocks.{}.ff.layers.0", turned=True)
 
-"{}" is the number of the block. From the rows follow loading, saving, shapes (of a model on the meta device), PEFT's names
-and GGUF's. `register(Family(..))` is all it takes to add a family: see docs/contributing.md.
+"{}" is the number of the block. Loading, saving, shape checks, PEFT adapters and GGUF files all use these rows.
+`register(Family(..))` adds a family: see docs/contributing.md. "There", in this file, means in another library's files.
 """
 
 from __future__ import annotations
@@ -25,16 +25,15 @@ if TYPE_CHECKING:
     from tinylora.models.decoder import Decoder
     from tinylora.models.gguf import GGUFTable
 
-LEAVES = {"scale": "weight", "shift": "bias"}  # a layer norm's parameters there; the others have the same names
+LEAVES = {"scale": "weight", "shift": "bias"}  # parameters of models.gpt.LayerNorm; all others have the same names there
 
 
 @dataclass(frozen=True)
 class Row:
-    """A layer there and the module here, or the modules of which it is made, side by side.
+    """A layer there, and the module here, or several modules whose weights are concatenated there.
 
-    `turned`: its weight is stored (in, out), where a Linear has (out, in). `bias`: there it always has one. `gguf` is its
-    name in a GGUF file, where `rotary` says that its rows stand in the order in which llama.cpp rotates them, pairs of
-    neighbours instead of halves.
+    `turned`: the weight is stored transposed, (in, out); required for several modules. `bias`: the layer there always has a
+    bias. `gguf`: its name in GGUF files. `rotary`: query or key, whose rows llama.cpp may reorder (see gguf.py).
     """
 
     theirs: str
@@ -44,6 +43,10 @@ class Row:
     gguf: str | None = None
     rotary: bool = False
 
+    def __post_init__(self) -> None:
+        if len(self.paths) > 1 and not self.turned:
+            raise ValueError(f"{self.theirs} joins {', '.join(self.paths)}, which needs turned=True: weights (in, out)")
+
     @property
     def paths(self) -> tuple[str, ...]:
         return (self.ours,) if isinstance(self.ours, str) else self.ours
@@ -51,11 +54,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Family:
-    """Models of one class, and all that is known of their files.
+    """A model class, and how its files are read and written.
 
-    `base` is the prefix that every layer but the head has there, in a file of the whole model. `others` are modules there
-    that hold no weights, which patterns in PEFT's configurations may meet. `skipped` matches arrays that are computed, not
-    read. `gguf` says how the family is stored in GGUF files, if it is.
+    `base`: prefix of every layer name but the head's; files of the base model alone lack it. `others`: modules there without
+    parameters, which patterns in PEFT's configurations may match. `skipped`: a regular expression for arrays that are
+    ignored because they are computed. `gguf`: how the family is stored in GGUF files, if it is.
     """
 
     model: type[Decoder]
@@ -68,11 +71,11 @@ class Family:
 
     @property
     def name(self) -> str:
-        """What Hugging Face calls it."""
+        """Hugging Face's name."""
         return self.config.model_types[0]
 
     def heads(self) -> tuple[str, str]:
-        """What out_head is called when it scores tokens, and when it scores classes."""
+        """Names of out_head there: in a language model, in a classifier."""
         return "lm_head", "score"
 
 
@@ -95,9 +98,9 @@ def family_of(model: nn.Module) -> Family:
 
 
 class Layer(NamedTuple):
-    """A layer there, by its name, and the modules that are it here: query, key and value for c_attn, else one.
+    """A layer there, with its module here: query, key and value for GPT-2's c_attn, else a single one.
 
-    `owners` are the modules that hold the parameters: the Linear inside, where LoRA is around one.
+    `owners` hold the parameters: `paths` are their paths, or those of the LoRA layers around them.
     """
 
     name: str
@@ -106,29 +109,29 @@ class Layer(NamedTuple):
     owners: list[nn.Module]
 
     def parameters(self) -> dict[str, list[nn.Parameter]]:
-        """The parameters by their name there, "weight" and "bias", each one's parts in order."""
+        """Parameters by their name there, "weight" or "bias": one for each module."""
         found = [{LEAVES.get(n, n): p for n, p in owner._parameters.items() if p is not None} for owner in self.owners]
         return {leaf: [part[leaf] for part in found] for leaf in found[0]}
 
     def shape(self, leaf: str) -> tuple[int, ...]:
-        """The shape that a parameter has there."""
+        """The shape of a parameter there."""
         parts = [p.shape[::-1] if self.row.turned else p.shape for p in self.parameters()[leaf]]
         return (*parts[0][:-1], sum(part[-1] for part in parts)) if len(parts) > 1 else tuple(parts[0])
 
     def stored(self, leaf: str) -> np.ndarray:
-        """A parameter as it is stored there, in float32."""
+        """A parameter as it is stored there: transposed and concatenated if need be, in float32."""
         parts = [to_device(p.data, "cpu").astype(np.float32, copy=False) for p in self.parameters()[leaf]]
         turned = [part.T if self.row.turned else part for part in parts]
         return np.ascontiguousarray(np.concatenate(turned, axis=-1) if len(turned) > 1 else turned[0])
 
     def split(self, stored: np.ndarray) -> list[np.ndarray]:
-        """The inverse of `stored`: what each module's parameter is."""
+        """The inverse of `stored`: each module's parameter."""
         parts = np.split(stored, len(self.owners), axis=-1) if len(self.owners) > 1 else [stored]
         return [np.ascontiguousarray(part.T if self.row.turned else part) for part in parts]
 
 
 def layers(model: Decoder, headless: bool = False) -> dict[str, Layer]:
-    """Every layer of `model` by its name there; `headless` are the names in a file of a model without a head."""
+    """Every layer of `model` by its name there; with `headless`, by its name in a file of the base model alone."""
     family, found = family_of(model), {}
     for row in (*rows_of(family, len(model.trf_blocks)), Row(head_name(model), "out_head")):
         modules = [_submodule(model, path) for path in row.paths]
@@ -144,13 +147,27 @@ def _holds_weights(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or any(True for _ in module.named_parameters())
 
 
+def check_rows(model: Decoder) -> None:
+    """Raise ValueError for parameters that no row of the family names, and for parts of one layer that differ in shape."""
+    named = set()
+    for layer in layers(model).values():
+        if layer.paths == ["out_head"] and model.head_is_tied:
+            continue
+        for parts in layer.parameters().values():
+            named |= {id(p) for p in parts}
+            if len({p.shape for p in parts}) > 1:
+                raise ValueError(f"{layer.name} joins {', '.join(layer.paths)}, which differ in shape; give each a Row")
+    if lacking := [path for path, p in model.named_parameters() if id(p) not in named]:
+        raise ValueError(f"no Row names {', '.join(lacking)}: add it to the table of {type(model).__name__}")
+
+
 def head_name(model: Decoder) -> str:
-    """What `out_head` is called there: "score" if it tells classes apart, else "lm_head"."""
+    """The name of `out_head` there: "score" in a classifier, else "lm_head"."""
     return family_of(model).heads()[model.classifies]
 
 
 def kinds(model: Decoder, headless: bool = False) -> dict[str, str]:
-    """Every module there, by name: "linear", "embedding" or "other", in the order in which PEFT walks them."""
+    """The kind of every module there, "linear", "embedding" or "other", by name, in the order of PEFT's traversal."""
     family = family_of(model)
     found: dict[str, str] = {}
     for name, layer in layers(model, headless).items():
@@ -167,7 +184,7 @@ def kinds(model: Decoder, headless: bool = False) -> dict[str, str]:
 
 
 def _per_block(rows: tuple[Row, ...], count: int) -> Iterator[Row]:
-    """The rows outside the blocks, and those inside for every block."""
+    """Rows with {} once per block, with its number; others as they are."""
     for row in rows:
         for i in range(count) if "{}" in row.theirs else ("",):
             ours = tuple(path.format(i) for path in row.paths)
@@ -175,7 +192,7 @@ def _per_block(rows: tuple[Row, ...], count: int) -> Iterator[Row]:
 
 
 def rows_of(family: Family, blocks: int) -> Iterator[Row]:
-    """A family's rows, for a model of so many blocks."""
+    """A family's rows for a model with this number of blocks."""
     return _per_block(family.rows, blocks)
 
 
@@ -189,9 +206,9 @@ def _submodule(model: nn.Module, path: str) -> nn.Module | None:
 
 
 def full_names(names: set[str], model: Decoder) -> dict[str, str]:
-    """The names in a file by what they are called here: with the base's prefix in front, computed arrays left out.
+    """Full name -> name in the file: adds the base's prefix where it is missing, and leaves out computed arrays.
 
-    A tied head is left out where a file holds it beside the embedding, and stands for the embedding where it is alone.
+    A tied head that is stored beside the embedding is left out; stored alone, it is read as the embedding.
     """
     family = family_of(model)
     apart = (family.base, *(f"{head}." for head in family.heads()))
@@ -203,10 +220,10 @@ def full_names(names: set[str], model: Decoder) -> dict[str, str]:
 
 
 def embedding_name(model: Decoder) -> str:
-    """What the token embedding is called there."""
+    """The name of the token embedding there."""
     return next(row.theirs for row in family_of(model).rows if row.ours == "tok_emb")
 
 
 def preset(name: str) -> Decoder | None:
-    """A new model of a well-known size, by its name; None for a name that is no preset's."""
+    """A new model of a preset's size; None if there is no preset of that name."""
     return next((family.model(name) for family in FAMILIES if name in family.model.presets), None)

@@ -1,4 +1,4 @@
-"""tinylora's own model folders: `config.json` with the configuration's entries, and `model.safetensors` with our names."""
+"""Reads and writes tinylora's own model folders: `config.json` and `model.safetensors`, with our names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tinylora.models.names import FAMILIES, Family
 def save_model(model: Decoder, folder: str | Path, dtype: Any = None) -> None:
     """Write the model's configuration and its weights, in `dtype` if given.
 
-    A weight that stands in two places (a tied head) is stored once. Raises ValueError if there is LoRA in the model.
+    A tied weight is stored once. Raises ValueError if there is LoRA in the model.
     """
     if any(lora_modules(model)):
         raise ValueError("the model has LoRA in it: call merge_and_unload first, or save_adapter to store the change alone")
@@ -30,8 +30,7 @@ def save_model(model: Decoder, folder: str | Path, dtype: Any = None) -> None:
 
 
 def read_config(entries: dict[str, Any], where: str) -> tuple[Family, ModelConfig]:
-    """The family and configuration that the `entries` of a config.json spell. `architecture` is GPTModel unless it is
-    there."""
+    """The family and configuration in a config.json. `architecture` defaults to GPTModel."""
     name = entries.get("architecture", "GPTModel")
     found = [family for family in FAMILIES if family.model.__name__ == name]
     if not found:
@@ -44,7 +43,7 @@ def read_config(entries: dict[str, Any], where: str) -> tuple[Family, ModelConfi
 
 
 def build(family: Family, cfg: ModelConfig, path: Path) -> Decoder:
-    """The model whose weights are in a file, in float32: everything is checked before anything is allocated."""
+    """Load a model in float32. Names and shapes are checked before anything is allocated."""
     file = safetensors.Mapped(path)
     shapes = {name: entry.shape for name, entry in file.entries.items()}
     if cfg.n_layers > len(shapes):

@@ -1,4 +1,4 @@
-"""Sizes of well-known models, in the lecture's entries and LlamaConfig's."""
+"""Configurations of well-known models, by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoders from and to folders as Hugging Face writes them, by the tables of names.py."""
+"""Loads and saves decoders in Hugging Face's folder format, by the tables of names.py."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 from tinylora.backend import default_device, device, to_device
 from tinylora.formats import LoadError, safetensors, shards, strict_json
 from tinylora.models.config import ModelConfig
-from tinylora.models.names import FAMILIES, Family, embedding_name, family_of, full_names, layers
+from tinylora.models.names import FAMILIES, Family, check_rows, embedding_name, family_of, full_names, layers
 
 if TYPE_CHECKING:
     from tinylora.models.decoder import Decoder
 
 
 class Weights(Protocol):
-    """Arrays by name: their shapes at once, their numbers when they are asked for."""
+    """Named arrays: shapes are known at once, numbers are read on demand."""
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]: ...
@@ -30,7 +30,7 @@ class Weights(Protocol):
 
 
 def family_for(config: dict[str, Any], where: str) -> Family:
-    """The family that a config.json is of. Raises LoadError that names those that are known."""
+    """The family of a config.json. Raises LoadError that lists the supported model types."""
     for family in FAMILIES:
         if config.get("model_type") in family.config.model_types:
             return family
@@ -39,7 +39,7 @@ def family_for(config: dict[str, Any], where: str) -> Family:
 
 
 def load(folder: str | Path, kind: type[Any]) -> Any:
-    """The model in `folder`, which has to be a `kind`. See Decoder.from_pretrained."""
+    """The model in `folder`, an instance of `kind`. See Decoder.from_pretrained."""
     folder = Path(folder)
     config = strict_json.read(folder / "config.json")
     where = str(folder / "config.json")
@@ -50,10 +50,11 @@ def load(folder: str | Path, kind: type[Any]) -> Any:
 
 
 def build(family: Family, cfg: ModelConfig, weights: Weights, where: str) -> Decoder:
-    """A model of `cfg` with these weights: everything is checked before anything is allocated."""
+    """A model of `cfg` with these weights. Names and shapes are checked before anything is allocated."""
     _check_layers(family, cfg, weights, where)
     with device("meta"):
         model = family.model(cfg)
+    check_rows(model)
     names = full_names(set(weights.shapes), model)
     check(model, {name: weights.shapes[stored] for name, stored in names.items()}, where)
     if model.head_is_tied:
@@ -64,7 +65,7 @@ def build(family: Family, cfg: ModelConfig, weights: Weights, where: str) -> Dec
 
 
 def expected(model: Decoder) -> dict[str, tuple[int, ...]]:
-    """Every array that a file of `model` holds, by its name there; a tied head is none."""
+    """The shapes of all arrays in a file of `model`, by their names there, without a tied head."""
     found = layers(model)
     if model.head_is_tied:
         found.pop(family_of(model).heads()[0])
@@ -72,7 +73,7 @@ def expected(model: Decoder) -> dict[str, tuple[int, ...]]:
 
 
 def check(model: Decoder, found: dict[str, tuple[int, ...]], where: str) -> None:
-    """Raise LoadError that lists every array of a file that is missing, unexpected or of another shape."""
+    """Raise LoadError that lists arrays that are missing, unexpected or of another shape."""
     wanted = expected(model)
     faults = [f"missing: {name}" for name in wanted.keys() - found.keys()]
     faults += [f"unexpected: {name}" for name in found.keys() - wanted.keys()]
@@ -84,7 +85,7 @@ def check(model: Decoder, found: dict[str, tuple[int, ...]], where: str) -> None
 
 
 def _check_layers(family: Family, cfg: ModelConfig, weights: Weights, where: str) -> None:
-    """The number of blocks, before as many modules are made as a configuration says."""
+    """Raise LoadError unless the file has n_layers blocks: checked before modules are made, since n_layers may be huge."""
     inside = next(row.theirs for row in family.rows if "{}" in row.theirs).partition("{}")[0].removeprefix(family.base)
     pattern = rf"^(?:{re.escape(family.base)})?{re.escape(inside)}(\d{{1,6}})\."
     count = len(set(re.findall(pattern, "\n".join(weights.shapes), re.MULTILINE)))
@@ -101,7 +102,7 @@ def _check_tied(model: Decoder, weights: Weights, names: dict[str, str], where: 
 
 
 def _fill(model: Decoder, weights: Weights, names: dict[str, str]) -> None:
-    """Give every parameter its numbers; each array is read once, that of several parameters too."""
+    """Read every parameter; an array that several parameters share is read once."""
     for layer in layers(model).values():
         if model.head_is_tied and layer.paths == ["out_head"]:
             continue
@@ -118,6 +119,7 @@ def save(model: Decoder, folder: Path, labels: Sequence[str] | None, max_shard_b
         raise ValueError("the model has LoRA in it: call merge_and_unload first, or save_adapter to store the change")
     if bare := [name for name, layer in layers(model).items() if "weight" not in layer.parameters()]:
         raise ValueError(f"{bare[0]} and {len(bare) - 1} more are quantised: call dequantize first")
+    check_rows(model)
     count = model.out_head.out_features
     if model.classifies or labels:
         labels = tuple(labels or model.cfg.labels or (f"LABEL_{i}" for i in range(count)))
@@ -137,7 +139,7 @@ def save(model: Decoder, folder: Path, labels: Sequence[str] | None, max_shard_b
 
 
 def stored(model: Decoder) -> dict[str, np.ndarray]:
-    """The model's arrays by the names they have in a Hugging Face file."""
+    """The model's arrays by their names in a Hugging Face file."""
     found: dict[str, np.ndarray] = {}
     for name, layer in layers(model).items():
         if not (model.head_is_tied and layer.paths == ["out_head"]):
@@ -145,5 +147,5 @@ def stored(model: Decoder) -> dict[str, np.ndarray]:
             if layer.row.bias and f"{name}.bias" not in found:
                 found[f"{name}.bias"] = np.zeros(layer.shape("weight")[-1], np.float32)
     for head in family_of(model).heads():
-        found.pop(f"{head}.bias", None)  # of zeros
+        found.pop(f"{head}.bias", None)  # `save` has checked that it is zero
     return found

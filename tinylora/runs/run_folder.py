@@ -36,9 +36,9 @@ def save_run(
     about: dict[str, Any],
     history: list[dict[str, Any]],
 ) -> None:
-    """Write the adapter of `model`, which came from `source`, `config.json` and `metrics.jsonl` (a line per entry of `history`).
+    """Write the adapter of `model`, opened from `source`; `config.json`; and `metrics.jsonl`, a line per entry of `history`.
 
-    The configuration holds `about`, the base model's name and the labels, and so does the adapter's metadata but for `about`.
+    config.json holds `about`, the base model's name and the labels; the adapter's metadata holds the last two.
     """
     folder.mkdir(parents=True, exist_ok=True)
     noted = {"model": source.name, "labels": list(model.cfg.labels)}
@@ -110,10 +110,10 @@ def load_classifier(path: str | Path, base: str | None = None) -> Finetuned:
 
 
 def load_language_model(name: str | None, adapter: str | None = None, default: str = "nano") -> Finetuned:
-    """A language model, by its name or in a run's folder, with an adapter's change in it.
+    """A language model, by its name or from a run's folder, with an adapter applied.
 
-    Without a name it is the adapter's base, else the default. Of a classifier's adapter the head is left out. Raises LoadError for
-    a model that scores no tokens.
+    Without a name it is the adapter's base, else the default. A classifier's head in the adapter is left out. Raises
+    LoadError for a model that does not score tokens.
     """
     if name and not adapter and (is_peft(name) or (Path(name) / ADAPTER).is_file()):
         name, adapter = None, name
