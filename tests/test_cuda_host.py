@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinylora
-from tinylora import backend, nn, optim
-from tinylora.kernels.cuda import blocks, compile, gemm, many
+from tinylora import backend, nn, ops, optim
+from tinylora.kernels.cuda import blocks, compile, gemm, grouped, many
 from tinylora.kernels.cuda.live import Slots, fixed, live, recording
 from tinylora.kernels.cuda.sums import accumulate_inside, adds_inside
 from tinylora.lora import freeze
@@ -182,3 +182,18 @@ def test_bfloat16_without_ml_dtypes_says_what_installs_it(monkeypatch):
     for use in (nn.Linear(2, 2).to, tinylora.ones(2).to):
         with pytest.raises(RuntimeError, match=r"bfloat16 needs ml_dtypes: pip install 'tinylora\[cuda13\]'"):
             use(backend.bfloat16)
+
+
+@given(st.integers(1, 2), st.integers(1, 2), st.integers(1, 3), st.integers(1, 4), st.booleans())
+def test_query_heads_that_share_keys_attend_in_turn(B, Hkv, G, T, causal):
+    """By the version for as many heads of both: here the CPU's."""
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((B, heads, T, 3)) for heads in (G * Hkv, Hkv, Hkv))
+    found = grouped.attention(np, q, k, v, causal=causal)
+    assert (found is NotImplemented) == (G == 1)
+    if G > 1:
+        y, vjps = ops.attention.definition(np, q, k, v, causal=causal)
+        g = rng.standard_normal(y.shape)
+        np.testing.assert_allclose(found[0], y, atol=1e-12)
+        for ours, vjp in zip(found[1], vjps, strict=True):
+            np.testing.assert_allclose(ours(g), vjp(g), atol=1e-12)

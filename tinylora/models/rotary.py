@@ -71,4 +71,5 @@ def rotary_tables(positions: Tensor, head_dim: int, base: float, scaling: RopeSc
     per_position = _on_device(str(positions.device), head_dim, base, scaling)
     at = positions.data.astype(np.float32)
     angles = at.reshape(-1, 1, at.shape[-1], 1) * per_position  # (1 or B, 1, T, D / 2)
-    return Tensor(xp.cos(angles)), Tensor(xp.sin(angles))
+    wide = angles.astype(np.float64)  # so that every device rounds to the same numbers
+    return Tensor(xp.cos(wide).astype(np.float32)), Tensor(xp.sin(wide).astype(np.float32))

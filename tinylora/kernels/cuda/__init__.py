@@ -3,10 +3,11 @@
 The kernels are CUDA C++, in the .cu files. CuPy comes in when the first is called.
 """
 
-from tinylora.kernels.cuda import rounded as rounded  # first: the others know better
+from tinylora.kernels.cuda import rounded as rounded  # registered first, so that specialised kernels take precedence
 from tinylora.kernels.cuda import blocks as blocks
 from tinylora.kernels.cuda import attention as attention
 from tinylora.kernels.cuda import elementwise as elementwise
+from tinylora.kernels.cuda import grouped as grouped
 from tinylora.kernels.cuda import last as last
 from tinylora.kernels.cuda import linear as linear
 from tinylora.kernels.cuda import lora as lora

@@ -40,9 +40,9 @@ class Factors(NamedTuple):
 @ops.lora_linear.tune("cupy")
 def lora_linear(xp, x, weight, bias, A, B, scale):
     """Forward one or two products narrow in r and a wide one. Backward one with W + ΔW, else one with W and one with A."""
-    if A.dtype != float32 or B.dtype != float32 or not (weight.size and A.size):
+    if A.dtype != float32 or B.dtype != float32:
         return NotImplemented
-    if not handles(x, weight, bias):
+    if not (weight.size and A.size) or not handles(x, weight, bias):
         return NotImplemented if x.dtype == A.dtype else _plain_lora_linear(xp, x, weight, bias, A, B, scale)
     (d_out, d_in), layer = weight.shape, (weight, bias, A, B)
     forward = _wide if d_out >= 2 * d_in and _whole_packs(x, d_in, len(B)) else _narrow
