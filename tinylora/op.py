@@ -16,8 +16,8 @@ versions are in `kernels/`, take and return the same, and are registered on the 
     def fast_square(xp, x): ...
 
 A tuned version that does not support its inputs returns NotImplemented; then the next is tried, finally the definition. Ops
-know nothing of Tensors; `tensor.py` records them. An op may assume that a vjp is called at most once per walk, may return a gradient
-of the broadcast shape (the engine sums it down), and must never write into `g` or an input.
+know nothing of Tensors; `tensor.py` records them. An op may assume that a vjp is called at most once per walk, may return a
+gradient of the broadcast shape (the engine sums it down), and must never write into `g` or an input.
 
 An op may have several outputs: then it returns a tuple of arrays, and `g` is a dictionary from the number of an output to
 its gradient, without outputs that were not used.

@@ -48,7 +48,7 @@ class ChatTemplate:
         self._template = self._guarded(lambda: ChatEnvironment(self._budget).compiled(source))
 
     def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **variables: Any) -> str:
-        """The conversation as one text. A message has "role" and "content"; `variables` are further variables of the template.
+        """The conversation as one text. A message has "role" and "content"; `variables` are passed to the template.
 
         Raises LoadError, in one line, if the template refuses the messages, fails, or does more than its budget allows.
         """

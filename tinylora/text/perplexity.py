@@ -36,7 +36,8 @@ def perplexity(model: Decoder, ids: Sequence[int], window: int = 1024) -> Iterat
     """Perplexity of the first window, the first two, and so on to the end of the text.
 
     Window k reads tokens window · k onwards and predicts those from window · k + 1 on: windows do not overlap, so a token is
-    predicted only from those before it in its window. An incomplete last window is left out, unless it is the only one. Raises ValueError for a text of fewer than two tokens, and for a window that does not fit the model's context.
+    predicted only from those before it in its window. An incomplete last window is left out, unless it is the only one.
+    Raises ValueError for a text of fewer than two tokens, and for a window that does not fit the model's context.
     """
     if window > model.cfg.context_length:
         raise ValueError(f"a window of {window} tokens does not fit the context of {model.cfg.context_length}")

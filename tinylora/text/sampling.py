@@ -13,11 +13,11 @@ import numpy as np
 class Sampling:
     """How the next token is drawn from scores z: from softmax(z / temperature), restricted by top_k and top_p.
 
-    temperature: below 1 favours likely tokens; 0 always takes the likeliest. top_k: only the k likeliest (Fan,
-    Lewis, Dauphin 2018, "Hierarchical Neural Story Generation"). top_p: the smallest set of likeliest tokens with total probability p
-    (Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.1). repetition_penalty θ: the score of
-    a token that occurs in the text becomes z/θ, or zθ if it is negative (Keskar et al. 2019, "CTRL", section 4.1).
-    Applied in the order penalty, temperature, top_k, top_p. Raises ValueError for numbers out of range.
+    temperature: below 1 favours likely tokens; 0 always takes the likeliest. top_k: only the k likeliest (Fan, Lewis,
+    Dauphin 2018, "Hierarchical Neural Story Generation"). top_p: the smallest set of likeliest tokens with total probability
+    p (Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.1). repetition_penalty θ: the score of
+    a token that occurs in the text becomes z/θ, or zθ if it is negative (Keskar et al. 2019, "CTRL", section 4.1). Applied
+    in the order penalty, temperature, top_k, top_p. Raises ValueError for numbers out of range.
 
     >>> Sampling(top_p=0.6).probabilities(np.log([0.5, 0.3, 0.2]))
     array([0.625, 0.375, 0.   ])

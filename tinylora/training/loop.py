@@ -66,9 +66,9 @@ def train(
     """Fine-tune whatever requires grad in `model`, and keep the state of the best epoch on `valid`.
 
     The best epoch has the highest accuracy, and among equals the lowest loss. However training ends, also by an error, the
-    model is left in the best state so far.
-    `report` gets a dict after every step (epoch, step, steps, loss, accuracy, lr) and every epoch (epoch, valid). Returns
-    False if Ctrl-C ended training early. Raises FloatingPointError if the loss is NaN.
+    model is left in the best state so far. `report` gets a dict after every step (epoch, step, steps, loss, accuracy, lr)
+    and every epoch (epoch, valid). Returns False if Ctrl-C ended training early. Raises FloatingPointError if the loss is
+    NaN.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
