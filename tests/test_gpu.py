@@ -15,6 +15,7 @@ from tinylora.adapters.variants import DoRA, DropoutLoRA, Int8Linear, NF4Linear,
 from tinylora.backend import array_module, is_floating, random_bits
 from tinylora.lora import LinearWithLoRA, freeze, replace_linear_with_lora
 from tinylora.models.gpt import GPTModel
+from tinylora.models.llama import LlamaModel
 from tinylora.op import OPS
 from tinylora.tensor import sum_to
 from tinylora.text.generate import generate_batch
@@ -32,6 +33,9 @@ CFG = {
     "drop_rate": 0.1,
     "qkv_bias": True,
 }
+LLAMA = {
+    "vocab_size": 61, "context_length": 32, "emb_dim": 48, "n_heads": 6, "n_kv_heads": 2, "n_layers": 2, "hidden_dim": 80,
+}  # fmt: skip
 
 
 def to_gpu(x):
@@ -237,11 +241,14 @@ def randomised(make, dtype):
     return model
 
 
-def gpt_with_lora():
-    model = GPTModel(CFG)
+def with_lora(model):
     freeze(model)
     replace_linear_with_lora(model, rank=4, alpha=7)
     return model
+
+
+def gpt_with_lora():
+    return with_lora(GPTModel(CFG))
 
 
 def image(*shape):
@@ -265,6 +272,9 @@ MODULES = {
     "DropoutLoRA": (lambda: DropoutLoRA(nn.Linear(33, 17), 4, 7, 0.3), image(2, 5, 33)),
     "int8": (lambda: QLoRA(Int8Linear(nn.Linear(64, 17)), 4, 7, 0.3), image(2, 5, 64)),
     "NF4": (lambda: QLoRA(NF4Linear(nn.Linear(64, 17)), 4, 7, 0.3), image(2, 5, 64)),
+    "RMSNorm": (lambda: nn.RMSNorm(33), image(4, 33)), "LlamaModel": (lambda: LlamaModel(LLAMA), tokens(3, 16)),
+    "LlamaModel with LoRA": (lambda: with_lora(LlamaModel(LLAMA)), tokens(3, 16)),
+    "LlamaModel, norms of queries and keys": (lambda: LlamaModel({**LLAMA, "qk_norm": True}), tokens(3, 16)),
     "GPTModel, tied": (lambda: GPTModel({**CFG, "tie_head": True}), tokens(3, 16)),
 }  # fmt: skip
 
@@ -290,14 +300,15 @@ def test_a_module_gives_the_same_on_the_gpu(name, dtype, differences):
         assert found["cuda"][path].dtype == b.dtype == dtype
         difference = float(np.abs(to_cpu(found["cuda"][path]) - b).max() / max(np.abs(b).max(), 1e-3 * scale))
         differences[name, dtype] = max(differences.get((name, dtype), 0.0), difference)
-        assert difference <= (20 if name.startswith("GPT") else 1) * LIMITS[dtype], f"{path} differs by {difference:.2e}"
+        assert difference <= (20 if "Model" in name else 1) * LIMITS[dtype], f"{path} differs by {difference:.2e}"
 
 
 def test_generated_text_and_quantised_weights_are_the_same_on_the_gpu():
-    model, prompts, found = randomised(lambda: GPTModel(CFG), "float64"), [[1, 2, 3], [4], [5, 6]], {}
-    for device in ("cpu", "cuda"):
-        found[device] = list(generate_batch(model.to(device), prompts, 20, GREEDY))
-    assert found["cpu"] == found["cuda"]
+    for make in (lambda: GPTModel(CFG), lambda: LlamaModel(LLAMA)):
+        model, prompts, found = randomised(make, "float64"), [[1, 2, 3], [4], [5, 6]], {}
+        for device in ("cpu", "cuda"):
+            found[device] = list(generate_batch(model.to(device), prompts, 20, GREEDY))
+        assert found["cpu"] == found["cuda"]
     linear = nn.Linear(64, 17)
     for kind in (Int8Linear, NF4Linear):
         parts = [[to_cpu(part.data) for part in kind(linear.to(device)).buffers()] for device in ("cpu", "cuda")]

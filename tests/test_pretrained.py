@@ -63,6 +63,7 @@ VARIANTS = [
     {"tie_head": True}, {}, {"qkv_bias": False}, {"ff_dim": 20}, {"activation": "relu"}, {"activation": "gelu"},
     {"activation": "silu", "ff_dim": 5}, {"norm_eps": 0.01}, {"drop_emb": 0.1, "drop_att": 0.2, "drop_rate": 0.3},
     {"labels": ["ham", "spam", "eggs"]}, {"bos_token_id": 3, "eos_token_id": [4, 5], "pad_token_id": 6},
+    {"activation": "relu", "ff_dim": 20}, {"vocab_size": 9, "labels": ["ham", "spam"]},
 ]  # fmt: skip
 
 
@@ -142,6 +143,23 @@ def test_a_head_that_was_put_on_becomes_score(tmp_path, classes):
     found = GPTModel.from_pretrained(tmp_path)
     assert found.cfg.labels == tuple(f"c{i}" for i in range(classes))
     np.testing.assert_array_equal(scores(found), scores(model))
+
+
+def test_a_head_of_two_classes_over_a_vocabulary_of_two_is_a_classifiers(tmp_path):
+    model = made(vocab_size=2)
+    assert not model.classifies
+    model.set_classes(2)
+    assert model.classifies
+    model.save_pretrained(tmp_path)
+    assert "score.weight" in safetensors.load(tmp_path / "model.safetensors")[0]
+    assert GPTModel.from_pretrained(tmp_path).cfg.labels == ("LABEL_0", "LABEL_1")
+
+
+def test_misspelt_entries_are_named_and_all_others_are_honoured():
+    with pytest.raises(ValueError, match="unknown entry 'tie_haed' in the configuration: did you mean 'tie_head'"):
+        GPTModel({**TINY, "tie_haed": True})
+    first, activation, _ = GPTModel({**TINY, "ff_dim": 20, "activation": "relu"}).trf_blocks[0].ff.layers
+    assert first.out_features == 20 and type(activation).__name__ == "ReLU"
 
 
 @pytest.mark.parametrize("forgotten", ["pos_emb", "tok_emb", "final_norm"])
@@ -328,7 +346,9 @@ PEAK = """
 @pytest.mark.parametrize("dtype", ["F32", "BF16"])
 def test_reading_gpt2_small_takes_no_more_than_the_model_and_a_fifth(tmp_path, note, dtype):
     """The whole process, Python and NumPy included."""
-    random_gpt2_small(tmp_path, dtype)
+    with tinylora.device("meta"):
+        model = GPTModel({**tinylora.models.presets.PRESETS["gpt2-small"], "tie_head": True})
+    random_folder(model, CONFIG, tmp_path, dtype)
     code = textwrap.dedent(PEAK)
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
     peak, model = map(int, done.stdout.split())
@@ -337,13 +357,10 @@ def test_reading_gpt2_small_takes_no_more_than_the_model_and_a_fifth(tmp_path, n
     assert peak <= 1.2 * model
 
 
-def random_gpt2_small(folder, dtype):
-    """GPT-2 small of random bits, the embedding last in the file, written without a model in memory."""
-    cfg = {**tinylora.models.presets.PRESETS["gpt2-small"], "tie_head": True}
+def random_folder(model, table, folder, dtype):
+    """A model of random bits, the embedding last in the file, written without its weights in memory."""
     size = {"F32": 4, "BF16": 2}[dtype]
     header, at = {}, 0
-    with tinylora.device("meta"):
-        model = GPTModel(cfg)
     for name, shape in reversed(expected(model).items()):
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at := at + size * math.prod(shape)]}
     text = json.dumps(header).encode()
@@ -353,4 +370,4 @@ def random_gpt2_small(folder, dtype):
         block = block if dtype == "F32" else (block.view(np.uint32) >> 16).astype(np.uint16)
         for left in range(at, 0, -block.nbytes):
             file.write(block.tobytes()[:left])
-    (folder / "config.json").write_text(json.dumps(CONFIG.write(model.cfg, True, ())))
+    (folder / "config.json").write_text(json.dumps(table.write(model.cfg, model.head_is_tied, ())))

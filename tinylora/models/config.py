@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -41,15 +40,9 @@ class ModelConfig:
         Traceback (most recent call last):
         ValueError: unknown entry 'tie_haed' in the configuration: did you mean 'tie_head'?
         """
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        for name in entries.keys() - fields.keys():
-            near = difflib.get_close_matches(str(name), fields, n=1, cutoff=0.0)
-            raise ValueError(f"unknown entry {name!r} in the configuration: did you mean {near[0]!r}?")
-        required = [name for name, field in fields.items() if field.default is dataclasses.MISSING]
-        if lacking := [name for name in required if name not in entries]:
-            raise ValueError(f"the configuration lacks {', '.join(lacking)}")
-        given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in entries.items()}
-        return cls(**given)
+        given = checked_entries(cls, entries, "the configuration")
+        values: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in given.items()}
+        return cls(**values)
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers"):
@@ -74,6 +67,18 @@ class ModelConfig:
         return found
 
 
+def checked_entries(cls: Any, entries: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """The entries that a dataclass is made of. Raises ValueError for one that it does not have, or one that is missing."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for name in entries.keys() - fields.keys():
+        near = difflib.get_close_matches(str(name), fields, n=1, cutoff=0.0)
+        raise ValueError(f"unknown entry {name!r} in {what}: did you mean {near[0]!r}?")
+    required = [name for name, field in fields.items() if field.default is dataclasses.MISSING]
+    if lacking := [name for name in required if name not in entries]:
+        raise ValueError(f"{what} lacks {', '.join(lacking)}")
+    return dict(entries)
+
+
 def check_size(name: str, value: Any) -> None:
     """Raise ValueError unless it is an integer from 1 to 2³¹ - 1."""
     if type(value) is not int or not 0 < value < 2**31:
@@ -86,11 +91,10 @@ def check_flag(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be true or false, not {str(value)[:60]!r}")
 
 
-def check_number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> None:
-    """Raise ValueError unless low <= value < high."""
+def check_number(name: str, value: Any, low: float = 0.0, high: float = 1e30) -> None:
+    """Raise ValueError unless low <= value < high; by default what float32 still computes with."""
     if type(value) not in (int, float) or not low <= value < high:
-        bound = "" if high == math.inf else f" and below {high:g}"
-        raise ValueError(f"{name} must be a number of at least {low:g}{bound}, not {str(value)[:60]}")
+        raise ValueError(f"{name} must be a number of at least {low:g} and below {high:g}, not {str(value)[:60]}")
 
 
 def check_choice(name: str, value: Any, known: Any) -> None:

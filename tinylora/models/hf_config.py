@@ -153,6 +153,7 @@ class ConfigTable:
     def write(self, cfg: ModelConfig, tied: bool, labels: tuple[str, ...]) -> dict[str, Any]:
         """The config.json of a model with this configuration; with `labels`, of a classifier."""
         kind = getattr(cfg, "model_type", self.model_types[0])
+        check_choice("model_type", kind, self.model_types)
         config: dict[str, Any] = {"architectures": [self.architectures[kind][bool(labels)]], "model_type": kind}
         config |= {theirs: getattr(cfg, entry.ours) for theirs, entry in self.entries.items()}
         if labels:  # a classifier's head is never tied

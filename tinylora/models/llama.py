@@ -14,7 +14,7 @@ from typing import Any
 
 from tinylora import nn
 from tinylora.models.cache import Cache, LayerCache
-from tinylora.models.config import ModelConfig, check_flag, check_number, check_size
+from tinylora.models.config import ModelConfig, check_flag, check_number, check_size, checked_entries
 from tinylora.models.decoder import Decoder
 from tinylora.models.presets import LLAMA_PRESETS
 from tinylora.models.rotary import RopeScaling, rotary_tables
@@ -29,7 +29,8 @@ class LlamaConfig(ModelConfig):
 
     `hidden_dim` is the feed-forward's width; `head_dim` defaults to emb_dim / n_heads (0). Qwen2 has biases on query, key
     and value, Qwen3 normalises each head's query and key (`qk_norm`). Mistral attends to the last `sliding_window` tokens;
-    its context is limited to them. `model_type` is the name in Hugging Face's files.
+    its context is limited to them, and `max_positions` is the one in its config.json. `model_type` is the name in Hugging
+    Face's files.
     """
 
     n_kv_heads: int
@@ -44,6 +45,7 @@ class LlamaConfig(ModelConfig):
     qk_norm: bool = False
     drop_att: float = 0.0
     sliding_window: int | None = None
+    max_positions: int | None = None
     model_type: str = "llama"
 
     def __post_init__(self) -> None:
@@ -52,6 +54,9 @@ class LlamaConfig(ModelConfig):
             check_size(name, getattr(self, name))
         for name in ("qkv_bias", "out_bias", "mlp_bias", "qk_norm"):
             check_flag(name, getattr(self, name))
+        for name in ("sliding_window", "max_positions"):
+            if getattr(self, name) is not None:
+                check_size(name, getattr(self, name))
         check_number("norm_eps", self.norm_eps)
         check_number("rope_base", self.rope_base, low=1e-6)
         check_number("drop_att", self.drop_att, high=1.0)
@@ -62,7 +67,11 @@ class LlamaConfig(ModelConfig):
                 raise ValueError(f"emb_dim {self.emb_dim} is not divisible by n_heads {self.n_heads}")
             object.__setattr__(self, "head_dim", self.emb_dim // self.n_heads)
         if isinstance(self.rope_scaling, Mapping):
-            object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
+            object.__setattr__(
+                self, "rope_scaling", RopeScaling(**checked_entries(RopeScaling, self.rope_scaling, "rope_scaling"))
+            )
+        elif not isinstance(self.rope_scaling, RopeScaling | None):
+            raise ValueError(f"rope_scaling must be a RopeScaling or its entries, not {str(self.rope_scaling)[:60]!r}")
         check_size("head_dim", self.head_dim)
         if self.head_dim % 2:
             raise ValueError(f"head_dim {self.head_dim} is odd: features are rotated in pairs")

@@ -52,6 +52,12 @@ ROPE = {"rope_theta", "rope_type", "type", "factor", "low_freq_factor", "high_fr
         "original_max_position_embeddings"}  # fmt: skip
 
 
+LACKING = {  # entries that a model_type does not have
+    "llama": {"sliding_window"}, "mistral": {"attention_bias", "mlp_bias"},
+    "qwen2": {"attention_bias", "mlp_bias", "head_dim", "sliding_window"}, "qwen3": {"mlp_bias", "sliding_window"},
+}  # fmt: skip
+
+
 def adjust(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
     """Entries that depend on several of theirs, or on model_type."""
     kind = theirs["model_type"]
@@ -59,11 +65,15 @@ def adjust(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
     window = ours["sliding_window"] if kind == "mistral" else None
     if kind in ("qwen2", "qwen3") and theirs.get("use_sliding_window", False) is not False:
         raise ValueError("use_sliding_window is true, and tinylora computes it as false alone")
-    if any(layer != "full_attention" for layer in theirs.get("layer_types") or ()):
+    if lacked := [name for name in LACKING[kind] - {"sliding_window", "head_dim"} if ours[ENTRIES[name].ours]]:
+        raise ValueError(f"{min(lacked)} is true, and a {kind} has none")
+    layer_types = theirs.get("layer_types") or []
+    if not isinstance(layer_types, list) or any(layer != "full_attention" for layer in layer_types):
         raise ValueError(f"layer_types is {str(theirs['layer_types'])[:60]}, and tinylora computes full_attention alone")
     return {
         **ours, "model_type": kind, "rope_base": base, "rope_scaling": scaling, "sliding_window": window,
         "context_length": min(ours["context_length"], window or ours["context_length"]),
+        "max_positions": ours["context_length"] if window and window < ours["context_length"] else None,
         "head_dim": ours["head_dim"] or 0, "n_kv_heads": ours["n_kv_heads"] or ours["n_heads"],
         "qkv_bias": kind == "qwen2" or ours["qkv_bias"], "out_bias": kind != "qwen2" and ours["qkv_bias"],
         "qk_norm": kind == "qwen3",
@@ -72,30 +82,26 @@ def adjust(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
 
 def _rope(theirs: dict[str, Any]) -> tuple[float, RopeScaling | None]:
     """The rotary base and scaling: from `rope_parameters`, or in older files from `rope_theta` and `rope_scaling`."""
-    found: dict[str, Any] = {}
-    for name in ("rope_scaling", "rope_parameters"):
-        entry = theirs.get(name) or {}
-        if not isinstance(entry, dict):
-            raise ValueError(f"{name} must be an object, not {str(entry)[:60]}")
-        if unknown := entry.keys() - ROPE:
-            raise ValueError(f"{name} has the entry {min(unknown)!r}, which tinylora does not know how to honour")
-        found |= entry
+    name = "rope_scaling" if theirs.get("rope_scaling") else "rope_parameters"  # the older entry comes first there too
+    found = theirs.get(name) or {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{name} must be an object, not {str(found)[:60]}")
     base = found.get("rope_theta", theirs.get("rope_theta", 10_000.0))
     kind = found.get("rope_type", found.get("type", "default"))
-    if found.get("partial_rotary_factor", theirs.get("partial_rotary_factor", 1.0)) not in (1, 1.0, None):
+    if found.get("partial_rotary_factor", theirs.get("partial_rotary_factor")) not in (1, 1.0, None):
         raise ValueError("partial_rotary_factor is not 1, and tinylora rotates all features alone")
+    if kind != "default" and kind not in KINDS:
+        raise ValueError(f"rope kind {str(kind)[:60]!r}; known are default, {', '.join(KINDS)}")
+    if unknown := found.keys() - ROPE:
+        raise ValueError(f"{name} has the entry {min(unknown)!r}, which tinylora does not know how to honour")
     if kind == "default":
         return base, None
-    if kind not in KINDS:
-        raise ValueError(f"rope kind {str(kind)[:60]!r}; known are default, {', '.join(KINDS)}")
-    if "factor" not in found:
-        raise ValueError(f"the rope kind {kind} needs a factor")
-    if kind == "linear":
-        return base, RopeScaling("linear", found["factor"])
+    found = {"original_max_position_embeddings": theirs.get("max_position_embeddings", 2048), **found}
     names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    if lacking := [name for name in names if name not in found]:
-        raise ValueError(f"the rope kind llama3 needs {', '.join(lacking)}")
-    return base, RopeScaling("llama3", *(found[name] for name in names))
+    used = names if kind == "llama3" else names[:1]
+    if lacking := [name for name in used if name not in found]:
+        raise ValueError(f"the rope kind {kind} needs {', '.join(lacking)}")
+    return base, RopeScaling(kind, *(found[name] for name in used))
 
 
 def restore_rope(scaling: RopeScaling | None) -> dict[str, Any]:
@@ -109,14 +115,10 @@ def restore_rope(scaling: RopeScaling | None) -> dict[str, Any]:
     return found
 
 
-LACKING = {  # entries that config.json does not have, by model_type
-    "mistral": {"attention_bias", "mlp_bias"}, "qwen2": {"attention_bias", "mlp_bias", "head_dim"}, "qwen3": {"mlp_bias"},
-}  # fmt: skip
-
-
 def restore(cfg: LlamaConfig, config: dict[str, Any]) -> dict[str, Any]:
     """Add rotary scaling in the present and the older format; leave out entries that the model_type does not have."""
-    kept = {name: value for name, value in config.items() if name not in LACKING.get(cfg.model_type, ())}
+    kept = {name: value for name, value in config.items() if name not in LACKING[cfg.model_type]}
+    kept["max_position_embeddings"] = cfg.max_positions or cfg.context_length
     if cfg.head_dim != cfg.emb_dim // cfg.n_heads:
         kept["head_dim"] = cfg.head_dim
     rope = restore_rope(cfg.rope_scaling)

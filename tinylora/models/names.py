@@ -135,11 +135,16 @@ def layers(model: Decoder, headless: bool = False) -> dict[str, Layer]:
     family, found = family_of(model), {}
     for row in (*rows_of(family, len(model.trf_blocks)), Row(head_name(model), "out_head")):
         modules = [_submodule(model, path) for path in row.paths]
-        if all(module is not None and any(True for _ in module.named_parameters()) for module in modules):
+        if all(module is not None and _holds_weights(module) for module in modules):
             name = row.theirs.removeprefix(family.base) if headless else row.theirs
             owners = [module._modules.get("linear", module) for module in modules if module is not None]
             found[name] = Layer(name, row, list(row.paths), [owner for owner in owners if owner is not None])
     return found
+
+
+def _holds_weights(module: nn.Module) -> bool:
+    """Is it a layer there? A quantised Linear has no parameter, and a norm that a model does without is an Identity."""
+    return isinstance(module, nn.Linear) or any(True for _ in module.named_parameters())
 
 
 def check_rows(model: Decoder) -> None:

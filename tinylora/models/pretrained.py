@@ -117,6 +117,8 @@ def save(model: Decoder, folder: Path, labels: Sequence[str] | None, max_shard_b
     family = family_of(model)
     if model.summary().lora.total:
         raise ValueError("the model has LoRA in it: call merge_and_unload first, or save_adapter to store the change")
+    if bare := [name for name, layer in layers(model).items() if "weight" not in layer.parameters()]:
+        raise ValueError(f"{bare[0]} and {len(bare) - 1} more are quantised: call dequantize first")
     check_rows(model)
     count = model.out_head.out_features
     if model.classifies or labels:
@@ -125,9 +127,14 @@ def save(model: Decoder, folder: Path, labels: Sequence[str] | None, max_shard_b
             raise ValueError(f"{len(labels)} labels for a head of {count} classes")
     if model.out_head.bias is not None and model.out_head.bias.data.any():
         raise ValueError(f"out_head has a bias, and {family.name} has none there: train a head with bias=False")
+    config, arrays = family.config.write(model.cfg, model.head_is_tied, tuple(labels or ())), stored(model)
+    with device("meta"):
+        again = expected(family.model(family.config.read(config, str(folder / "config.json"))))
+    if odd := again.keys() ^ arrays.keys():
+        verb = "lacks" if min(odd) in arrays else "has"
+        raise ValueError(f"a {config['model_type']} in transformers {verb} {min(odd)}, so this model cannot be one there")
     folder.mkdir(parents=True, exist_ok=True)
-    shards.save(folder, stored(model), max_shard_bytes)
-    config = family.config.write(model.cfg, model.head_is_tied, tuple(labels or ()))
+    shards.save(folder, arrays, max_shard_bytes)
     safetensors.write(folder / "config.json", strict_json.text_of(config))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tinylora.backend import array_module, to_device
+from tinylora.backend import Array, array_module, to_device
 from tinylora.models.config import check_choice, check_number, check_size
 from tinylora.tensor import Tensor
 
@@ -59,10 +59,16 @@ def frequencies(head_dim: int, base: float, scaling: RopeScaling | None) -> np.n
     return ((1 - smooth) * (found / np.float32(scaling.factor)) + smooth * found).astype(np.float32)
 
 
+@functools.lru_cache(maxsize=16)
+def _on_device(device: str, head_dim: int, base: float, scaling: RopeScaling | None) -> Array:
+    """`frequencies`, sent to a device once: a CUDA graph that is being captured cannot be sent anything."""
+    return to_device(frequencies(head_dim, base, scaling), device)
+
+
 def rotary_tables(positions: Tensor, head_dim: int, base: float, scaling: RopeScaling | None) -> tuple[Tensor, Tensor]:
     """cos and sin of every pair's angle at positions (T,) or (B, T): each (1 or B, 1, T, D / 2), in float32."""
     xp = array_module(positions.data)
-    per_position = to_device(frequencies(head_dim, base, scaling), positions.device)
+    per_position = _on_device(str(positions.device), head_dim, base, scaling)
     at = positions.data.astype(np.float32)
     angles = at.reshape(-1, 1, at.shape[-1], 1) * per_position  # (1 or B, 1, T, D / 2)
     return Tensor(xp.cos(angles)), Tensor(xp.sin(angles))

@@ -22,8 +22,8 @@ CHUNK = 4096  # elements per block, as in many.cu
 
 
 def handles(arrays: Sequence[Array]) -> bool:
-    """Whether all are on the GPU, in float32 and in row order."""
-    return all(is_cupy(x) and x.dtype == float32 and x.flags.c_contiguous for x in arrays)
+    """Whether all are on the GPU, in float32 and in row order, and not all empty: a launch needs a block."""
+    return any(x.size for x in arrays) and all(is_cupy(x) and x.dtype == float32 and x.flags.c_contiguous for x in arrays)
 
 
 @ops.adam.tune("cupy")
@@ -31,7 +31,7 @@ def adam(xp, *arrays, numbers, apart):
     """One launch. Overwrites m and v, and during capture the weights."""
     n = len(arrays) // 4
     weights, gradients, ms, vs = (arrays[i * n : (i + 1) * n] for i in range(4))
-    if not n or not handles(arrays):
+    if not handles(arrays):
         return NotImplemented
 
     def coefficients() -> Array:
@@ -56,7 +56,7 @@ def _coefficients(t: int, lr: float, b1: float, b2: float, eps: float, decay: fl
 @ops.clip_norm.tune("cupy")
 def clip_norm(xp, *gradients, max_norm):
     """A launch for the sums of squares, one for their root, and one that scales all arrays."""
-    if not gradients or not handles(gradients):
+    if not handles(gradients):
         return NotImplemented
     sizes, chunks, count = _chunks(xp, tuple(x.size for x in gradients))
     partial, norm = xp.empty(count, np.float32), xp.empty((), np.float32)
