@@ -1,4 +1,4 @@
-"""LoRA: train a change of rank r instead of the weight. (Reading path 6 of 6: the end.)
+"""LoRA: trains a low-rank change of a weight instead of the weight. (Reading path 6 of 6: the end.)
 
 A fine-tuned weight is W + ΔW. LoRA writes ΔW = s · A B with A (in, r) and B (r, out): for r = 16 and a 768 × 768 layer,
 24,576 numbers move instead of 589,824. W is frozen, so no edge of the graph leads to it and its gradient costs nothing.
@@ -49,7 +49,7 @@ class LoRALayer(nn.Module):
 class LinearWithLoRA(nn.Module):
     """A Linear and its low-rank change, side by side: linear(x) + lora(x).
 
-    `merge()` folds the change into the weight, `unmerge()` puts the original array back, the same bytes.
+    `merge()` adds the change to the weight, `unmerge()` restores the original array, bit for bit.
     """
 
     def __init__(self, linear: nn.Linear, rank: int, alpha: float) -> None:
@@ -63,7 +63,7 @@ class LinearWithLoRA(nn.Module):
 
     @property
     def merged(self) -> bool:
-        """Is the change folded into the weight at the moment?"""
+        """Whether the change is merged into the weight."""
         return self._original is not None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,21 +75,21 @@ class LinearWithLoRA(nn.Module):
 
     @classmethod
     def forward_many(cls, layers: Sequence[LinearWithLoRA], x: Tensor) -> list[Tensor]:
-        """In one op, such as query, key and value; one by one where a layer is merged, or not alike."""
+        """Run the layers, such as query, key and value, as one op; one by one if one is merged or of another kind."""
         parts = [p for m in layers for p in (m.linear.weight, m.linear.bias, m.lora.A, m.lora.B)]
         if cls is not LinearWithLoRA or not all(m._is_plain_for(x) for m in layers):
             return super().forward_many(layers, x)
         return list(record(ops.lora_linears, x, tuple(m.lora.alpha for m in layers), *parts))
 
     def _is_plain_for(self, x: Tensor) -> bool:
-        """Does x go through a plain Linear and its change with nothing to convert and nothing to complain about?"""
+        """Whether the fused op applies: a plain Linear, equal dtypes, not merged, valid shapes."""
         W, b, A, B = self.linear.weight, self.linear.bias, self.lora.A, self.lora.B
         fits = x.shape[-1:] == W.shape[1:] == A.shape[:1] and B.shape == (A.shape[1], W.shape[0])
         same = x.dtype == W.dtype and is_floating(x.dtype) and (b is None or (b.dtype, b.shape) == (W.dtype, W.shape[:1]))
         return type(self.linear) is nn.Linear and not self.merged and fits and same
 
     def merge(self) -> None:
-        """W becomes W + ΔW, so that the adapter costs nothing at inference. Twice raises, and so does a NaN."""
+        """W becomes W + ΔW, so that the adapter costs nothing at inference. Raises if it is merged already, or for a NaN."""
         if self.merged:
             raise RuntimeError("this LoRA is merged already: call unmerge() first")
         if self.linear.weight.device == "meta":
@@ -97,7 +97,7 @@ class LinearWithLoRA(nn.Module):
         merged = self.changed()
         if not array_module(merged).isfinite(merged).all():
             raise RuntimeError("merging would put NaN or infinity into the weight: the adapter is broken")
-        self.__dict__["_original"] = self.linear.weight  # straight into __dict__: assigned, it would become a parameter
+        self.__dict__["_original"] = self.linear.weight  # into __dict__, since assignment would register a parameter
         self.linear.weight = nn.Parameter(Tensor(merged), self.linear.weight.requires_grad)  # others may share the old one
 
     def changed(self) -> Array:
@@ -105,7 +105,7 @@ class LinearWithLoRA(nn.Module):
         return self.linear.weight.data + self.lora.delta().T
 
     def unmerge(self) -> None:
-        """Put the original weight back, with the device, dtype and requires_grad that the merged one has by now."""
+        """Restore the original weight, with the device, dtype and requires_grad of the merged one."""
         if self._original is None:
             raise RuntimeError("this LoRA is not merged")
         merged, self.linear.weight = self.linear.weight, self._original
@@ -115,7 +115,7 @@ class LinearWithLoRA(nn.Module):
 
 
 def replace_linear_with_lora(model: nn.Module, rank: int, alpha: float) -> None:
-    """Wrap every Linear below `model` in a LinearWithLoRA, in place. Raises if one is wrapped already: then none is."""
+    """Wrap every Linear below `model` in a LinearWithLoRA, in place. If one is wrapped already, raises and wraps none."""
     for path, _ in lora_modules(model):
         raise RuntimeError(f"{path or 'this layer'} has a LoRA already: a layer is wrapped once")
     for name, module in model.named_children():
@@ -126,7 +126,7 @@ def replace_linear_with_lora(model: nn.Module, rank: int, alpha: float) -> None:
 
 
 def freeze(model: nn.Module) -> None:
-    """No parameter below `model` is trained any more."""
+    """Freeze all parameters below `model`."""
     model.requires_grad_(False)
 
 

@@ -10,17 +10,17 @@ An **op** is a pure function of arrays. It returns its output and one vector-Jac
         return x * x, (d_x,)
 
 `xp` is the array module, NumPy or CuPy: one definition runs on both. The definition is the specification. Faster
-versions live in `kernels/`, take and return the same, and are registered on the op:
+versions are in `kernels/`, take and return the same, and are registered on the op:
 
     @square.tune("numpy")
     def fast_square(xp, x): ...
 
-A tuned version that does not handle its inputs returns NotImplemented; at last the definition is used. Ops know nothing
-of Tensors; `tensor.py` records them. An op may assume that a vjp is called at most once per walk, may return a gradient
-of the broadcast shape (the engine sums it down), and must never write into `g` or an input.
+A tuned version that does not support its inputs returns NotImplemented; then the next is tried, finally the definition. Ops
+know nothing of Tensors; `tensor.py` records them. An op may assume that a vjp is called at most once per walk, may return a
+gradient of the broadcast shape (the engine sums it down), and must never write into `g` or an input.
 
 An op may have several outputs: then it returns a tuple of arrays, and `g` is a dictionary from the number of an output to
-its gradient, without those that nothing was computed from.
+its gradient, without outputs that were not used.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Op:
 
 
 def run(op: Op, /, *inputs: Any, **options: Any) -> tuple[Any, tuple[Any, ...]]:
-    """How an op is run, unless this thread runs ops in a way of its own."""
+    """The default way to run an op."""
     xp = array_module(*inputs)
     for version in op.tuned[xp.__name__] if this_thread.tuned else ():
         result = version(xp, *inputs, **options)
@@ -74,10 +74,10 @@ def run(op: Op, /, *inputs: Any, **options: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 class _ThisThread(threading.local):
-    """What one thread changes, no other thread sees."""
+    """Settings of the current thread."""
 
-    tuned = True  # no_kernels: False
-    run = staticmethod(run)  # a profile and a captured step put in its place what calls it and looks on
+    tuned = True  # False under no_kernels
+    run = staticmethod(run)  # replaced by a wrapper while profiling or capturing a step
 
 
 this_thread = _ThisThread()
@@ -90,7 +90,7 @@ def op(definition: Definition) -> Op:
 
 
 def once(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """`function` with a memory of its last call: for vjps of one op that share work on the same `g`."""
+    """Cache the last call of `function`: for vjps of one op that share work on the same `g`."""
     last: list[Any] = [None, None]
 
     def remembered(g: Any) -> Any:

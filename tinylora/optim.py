@@ -11,7 +11,7 @@ from tinylora.tensor import Tensor
 
 
 class Optimizer:
-    """Parameters in groups, each with its options, and per parameter whatever `update` remembers.
+    """Base class: groups of parameters with their options, and the state of each parameter.
 
     `parameters` is an iterable of Tensors, or of dicts {"params": [..], "lr": ..} whose options override the defaults.
     """
@@ -29,7 +29,7 @@ class Optimizer:
                     raise ValueError(f"{name} must be a finite number of at least 0, not {group[name]}")
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Set all gradients to None."""
         for group in self.param_groups:
             for p in group["params"]:
                 p.grad = None
@@ -40,31 +40,31 @@ class Optimizer:
             for p in group["params"]:
                 if p.grad is not None:
                     new = self.update(p.data, p.grad.data, self.state.setdefault(id(p), {}), group)
-                    p.data = Tensor(new).data  # of no dimensions, NumPy hands out a scalar and not an array
+                    p.data = Tensor(new).data  # NumPy returns a scalar for 0-d arrays
 
     def update(self, w: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> Array:
-        """The new value of a weight w with gradient g. `state` belongs to this weight alone."""
+        """The new value of a weight w with gradient g. `state` is this weight's own."""
         raise NotImplementedError
 
     def parameters(self) -> list[Tensor]:
-        """Of all groups, in order."""
+        """Parameters of all groups, in order."""
         return [p for group in self.param_groups for p in group["params"]]
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs to go on as if nothing had happened: plain numbers and CPU arrays."""
+        """State that `load_state_dict` needs to resume exactly: numbers and CPU arrays."""
         states = [self.state.get(id(p), {}) for p in self.parameters()]
         host = [{k: v if isinstance(v, int | float) else to_device(v, "cpu").copy() for k, v in s.items()} for s in states]
         options = [{k: v for k, v in group.items() if k != "params"} for group in self.param_groups]
         return {"state": host, "param_groups": options}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take over a saved state; the parameters must be those of the optimizer that saved it, in the same order."""
+        """Restore a saved state; the parameters must have the same order as when it was saved."""
         parameters = self.parameters()
         if len(saved["state"]) != len(parameters) or len(saved["param_groups"]) != len(self.param_groups):
             raise ValueError(f"the saved optimizer had {len(saved['state'])} parameters, this one has {len(parameters)}")
         for p, old in zip(parameters, saved["state"], strict=True):
             here = {k: v if isinstance(v, int | float) else to_device(v.copy(), p.device) for k, v in old.items()}
-            state = self.state.setdefault(id(p), {})  # the same dict: a captured step counts in it
+            state = self.state.setdefault(id(p), {})  # updated in place, since a captured step refers to this dict
             state.clear()
             state.update(here)
         for group, options in zip(self.param_groups, saved["param_groups"], strict=True):
@@ -93,7 +93,7 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """w ← w - lr · m̂ / (√v̂ + ε), m and v the running means of g and g², hats their corrections for the start.
+    """w ← w - lr · m̂ / (√v̂ + ε), m and v the running means of g and g², hats their bias corrections.
 
     Kingma & Ba 2015, "Adam", algorithm 1. Weight decay is added to the gradient.
     """
@@ -108,10 +108,10 @@ class Adam(Optimizer):
     ) -> None:
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
-    decay_apart = False  # of the gradient
+    decay_apart = False  # weight decay is added to the gradient
 
     def step(self) -> None:
-        """Move every parameter that has a gradient, all of a device in one go."""
+        """Update every parameter that has a gradient, with one op per device."""
         moved: dict[Any, list[tuple[Tensor, dict[str, Any]]]] = {}
         for group in self.param_groups:
             for p in group["params"]:
@@ -127,7 +127,7 @@ class Adam(Optimizer):
                 state.update(step=0, m=xp.zeros_like(p.data), v=xp.zeros_like(p.data))
 
         def numbers() -> list[tuple[float, ...]]:
-            """Count a step, and say what it is to be done with."""
+            """Count a step, and return its numbers."""
             found = []
             for (_, group), state in zip(moved, states, strict=True):
                 state["step"] += 1
@@ -143,7 +143,7 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with the weight decay apart from the gradient: w ← w (1 - lr · λ) first.
+    """Adam with decoupled weight decay: w ← w (1 - lr · λ) first.
 
     Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2.
     """

@@ -4,7 +4,7 @@ A Tensor holds an array. If a gradient flows through it, it also holds a **Node*
 input that needs a gradient, the input's node and the vjp that leads there. Nothing else is recorded. A frozen weight has
 no node, so no edge leads to it, its vjp is dropped at once, and whatever array only that vjp needed is freed.
 
-Edges point to nodes and never to Tensors, so an activation lives exactly as long as somebody still needs it.
+Edges point to nodes and never to Tensors, so an activation is freed as soon as no vjp needs it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Vjp = Callable[..., Array]
 class Node:
     """A place in the graph where a gradient arrives: of an op's output (edges), or of a leaf (the Tensor).
 
-    If an op has several outputs, each has a node of its own, whose one edge leads to the op's. What arrives there is a
+    If an op has several outputs, each has a node of its own, whose one edge leads to the op's. Its gradient is a
     dictionary, from the number of an output to its gradient, and `shape` is None.
     """
 
@@ -39,8 +39,8 @@ class Node:
 
     def __init__(self, shape: tuple[int, ...] | None, edges: tuple[tuple[Node, Vjp], ...], leaf: Any = None) -> None:
         self.shape = shape
-        self.edges: tuple[tuple[Node, Vjp], ...] | None = edges  # None: already walked, arrays freed
-        self.leaf = weakref.ref(leaf) if leaf is not None else None  # collects .grad; weak, or the two form a cycle
+        self.edges: tuple[tuple[Node, Vjp], ...] | None = edges  # None: backward has passed, arrays are freed
+        self.leaf = weakref.ref(leaf) if leaf is not None else None  # its .grad accumulates; a weak reference avoids a cycle
 
 
 class Tensor(TensorMethods):
@@ -57,7 +57,7 @@ class Tensor(TensorMethods):
 
     data: Array
     __slots__ = ("__weakref__", "data", "grad", "node")
-    __array_ufunc__ = None  # numpy_scalar * tensor asks the tensor
+    __array_ufunc__ = None  # makes numpy_scalar * tensor call Tensor.__rmul__
 
     def __init__(self, data: Array, requires_grad: bool = False, node: Node | None = None) -> None:
         self.data = np.asarray(data) if isinstance(data, np.generic) else data
@@ -96,7 +96,7 @@ class Tensor(TensorMethods):
         return device_of(self.data)
 
     def detach(self) -> Tensor:
-        """The same numbers, cut off from the graph."""
+        """The same values without a graph."""
         return Tensor(self.data)
 
     def backward(self, gradient: Tensor | None = None, retain_graph: bool = False) -> None:
@@ -115,7 +115,7 @@ class Tensor(TensorMethods):
 
 
 # --------------------------------------------------------------------------------------- going forward
-@np.errstate(all="ignore")  # inf and NaN are answers here, as in PyTorch
+@np.errstate(all="ignore")  # inf and NaN are valid results, as in PyTorch
 def record(op: Op, *inputs: Any, **options: Any) -> Any:
     """Run `op` on Tensors and plain values, and keep an edge to each input that needs a gradient.
 
@@ -151,7 +151,7 @@ def _walk(root: Node, gradient: Array, retain_graph: bool) -> None:
         for below, vjp in node.edges or ():
             if below.shape is None:
                 gradients[below] = gradients.get(below, {}) | vjp(g)
-            elif below in gradients:  # another way led here already: the gradients of both add up
+            elif below in gradients:  # a gradient arrived by another edge: they are added
                 gradients[below] = accumulate(gradients[below], g, vjp, below.shape)[0]
             else:
                 gradients[below] = sum_to(vjp(g), below.shape)
@@ -161,12 +161,12 @@ def _walk(root: Node, gradient: Array, retain_graph: bool) -> None:
 
 @op
 def accumulate(xp, so_far, g, vjp, shape):
-    """so_far + dL/dx, where x, of `shape`, had a part in several results, and dL/dx = vjp(g) comes from one of them."""
+    """so_far + dL/dx, where x (of `shape`) was used several times, and dL/dx = vjp(g) comes from one of its uses."""
     return so_far + sum_to(vjp(g), shape), (None,) * 4
 
 
 def sum_to(g: Array, shape: tuple[int, ...]) -> Array:
-    """Undo broadcasting: add up the copies that were made of an input of `shape`. (Ops leave this to the engine.)"""
+    """Undo broadcasting: sum g to the `shape` of the input. (Ops leave this to the engine.)"""
     if g.shape == shape:
         return g
     lead = g.ndim - len(shape)
@@ -201,10 +201,10 @@ def _edges(node: Node) -> tuple[tuple[Node, Vjp], ...]:
 def _collect(leaf: Tensor | None, g: Array, collected: dict[int, list[Array]]) -> None:
     """Add g to leaf.grad, in memory that no other element and no other leaf's gradient shares.
 
-    `collected` has the gradients of this walk by the array that owns their memory.
+    `collected` has this walk's gradients by the id of the array that owns their memory.
     """
     if leaf is None:
-        return  # nobody is left to ask for it
+        return  # the leaf was deleted
     g = g if leaf.grad is None else leaf.grad.data + g
     owner = g
     while (base := getattr(owner, "base", None)) is not None:
@@ -212,7 +212,7 @@ def _collect(leaf: Tensor | None, g: Array, collected: dict[int, list[Array]]) -
     others = collected.setdefault(id(owner), [])
     if 0 in getattr(g, "strides", ()) or any(array_module(g).may_share_memory(g, other) for other in others):
         g = g.copy()
-    others.append(g)  # a copy, too: it keeps its owner alive, and the id with it
+    others.append(g)  # stored for copies too: keeps the owner alive, so its id stays unique
     leaf.grad = Tensor(g)
 
 

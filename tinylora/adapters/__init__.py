@@ -1,4 +1,4 @@
-"""LoRA at work: apply it by name, merge it, and store the change alone."""
+"""Applies LoRA to layers by name, and saves, loads, merges, switches and combines adapters."""
 
 from tinylora.adapters.apply import Plan, PlanEntry, apply_lora, resolve
 from tinylora.adapters.by_row import adapters_by_row

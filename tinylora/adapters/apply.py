@@ -1,4 +1,4 @@
-"""LoRA by name: every target is found before anything is changed."""
+"""Applies LoRA to the layers that a LoRAConfig names. All targets are checked before anything is changed."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def _matches(path: str, target: str) -> bool:
 
 
 def below(path: str, modules: tuple[str, ...]) -> bool:
-    """Is `path` one of `modules`, or inside one?"""
+    """Whether `path` is one of `modules` or inside one."""
     return any(path == m or path.startswith(f"{m}.") for m in modules)
 
 
 def resolve(model: nn.Module, config: LoRAConfig) -> list[str]:
-    """Paths of the Linears that `config` names, and of the Embeddings: "all-linear" means none of these.
+    """Paths of the Linears and Embeddings that `config` names; "all-linear" means all Linears and no Embedding.
 
-    Raises ValueError for an entry that matches nothing, LoRA twice, or a Linear that stands in two places.
+    Raises ValueError for a name that matches nothing, for LoRA on LoRA, and for a Linear that is used in two places.
     """
     if isinstance(model, nn.Linear):
         raise ValueError("the model is itself a Linear, with no place below it to wrap: use LinearWithLoRA(linear, ..)")
@@ -68,7 +68,7 @@ def resolve(model: nn.Module, config: LoRAConfig) -> list[str]:
 
 
 def _refuse_shared(model: nn.Module, paths: list[str]) -> None:
-    """A Linear that stands in two places would be wrapped in one of them alone."""
+    """Raise ValueError for a Linear that is used in two places: only one of them would be wrapped."""
     first = {id(model.get_submodule(path)): path for path in paths}
     for path, module in model.named_modules():
         for name, child in module.named_children():
@@ -78,7 +78,7 @@ def _refuse_shared(model: nn.Module, paths: list[str]) -> None:
 
 
 def _refuse_tied(model: nn.Module, train: tuple[str, ...]) -> None:
-    """A weight that stands both inside and outside the modules trained whole would move the base."""
+    """Raise ValueError for a weight that a module trained whole shares with others: training it would change the base."""
     inside = {id(p): name for name in train for p in model.get_submodule(name).parameters()}
     for path, module in model.named_modules():
         for p in () if below(path, train) else module._parameters.values():
@@ -89,7 +89,7 @@ def _refuse_tied(model: nn.Module, train: tuple[str, ...]) -> None:
 def apply_lora(model: nn.Module, config: LoRAConfig) -> Plan:
     """Freeze `model`, wrap the Linears that `config` names, and unfreeze the modules it trains whole.
 
-    Everything is resolved before anything is changed, and if a layer cannot be wrapped the model is put back as it was.
+    If a layer cannot be wrapped, the model is restored.
 
     >>> from tinylora.models import load_model
     >>> apply_lora(load_model("nano"), LoRAConfig(rank=8, targets=("W_query", "W_value"))).added
@@ -122,7 +122,7 @@ def apply_lora(model: nn.Module, config: LoRAConfig) -> Plan:
 
 
 def wrap(layer: nn.Linear | nn.Embedding, config: LoRAConfig) -> LinearWithLoRA:
-    """A layer in the LoRA that `config` describes. Raises ValueError for a variant that does not go around it."""
+    """The LoRA layer around `layer` that `config` describes. Raises ValueError for a variant that does not support it."""
     rank, scale = config.rank, config.scale
     wrapped: LinearWithLoRA
     if isinstance(layer, nn.Embedding | QuantizedLinear) and config.variant != "lora":
@@ -143,7 +143,7 @@ def wrap(layer: nn.Linear | nn.Embedding, config: LoRAConfig) -> LinearWithLoRA:
 
 
 def unwrap(model: nn.Module) -> None:
-    """Leave the Linears where LoRA was, as they are now."""
+    """Replace every LoRA layer by the Linear inside, as it is now."""
     for path, module in list(lora_modules(model)):
         parent, _, name = path.rpartition(".")
         setattr(model.get_submodule(parent), name, module.linear)

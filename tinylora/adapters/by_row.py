@@ -1,4 +1,4 @@
-"""One batch, an adapter per row: a server answers everybody at once, each with their own."""
+"""Runs one batch with a different adapter for each row, as a server needs that serves several users at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tinylora.torch_api.shaping import cat
 
 
 class ByRow(nn.Module):
-    """Row i of the batch goes through modules[chosen[i]]: (B, ..) -> (B, ..), the work of a single module."""
+    """Sends row i of the batch through modules[chosen[i]]: (B, ..) -> (B, ..), at the cost of a single module."""
 
     def __init__(self, modules: Sequence[nn.Module], chosen: Sequence[int]) -> None:
         super().__init__()
@@ -39,9 +39,8 @@ class ByRow(nn.Module):
 def adapters_by_row(model: nn.Module, names: Sequence[str | None]) -> Iterator[None]:
     """Inside this block row i of every batch is computed with adapter names[i], None meaning the base.
 
-    Every layer that some of these adapters change sends each row through its adapter's version, so a row's numbers are
-    those it has when its adapter alone is in place, gradients included. Batches have len(names) rows. Raises ValueError
-    for an adapter that trains both a layer's own parameters and a LoRA around it.
+    Each row gets the same numbers and gradients as with its adapter active alone. Batches must have len(names) rows. Raises
+    ValueError for an adapter that trains both a layer's own parameters and a LoRA around it.
 
     >>> from tinylora import tensor
     >>> from tinylora.adapters import LoRAConfig, apply_lora, new_adapter
@@ -70,7 +69,7 @@ def adapters_by_row(model: nn.Module, names: Sequence[str | None]) -> Iterator[N
 
 
 def _modules(model: nn.Module, things: Things) -> dict[Place, nn.Module]:
-    """An adapter's modules by place; one that differs from the base's in parameters is the base's with these put in."""
+    """An adapter's modules by place. Where it only replaces parameters, a copy of the base's module holds them."""
     found: dict[Place, nn.Module] = {place: x for place, x in things.items() if isinstance(x, nn.Module)}
     changed: dict[nn.Module, dict[str, Any]] = {}
     for (owner, attribute), x in things.items():

@@ -1,4 +1,4 @@
-"""Adapters added up: the change of one, plus half the change of another."""
+"""Adds adapters with weights, for example one plus half of another."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tinylora.torch_api.shaping import cat
 
 
 def combine_adapters(model: nn.Module, name: str, weights: Mapping[str, float]) -> None:
-    """Make an adapter `name` whose change is Σ weight · change over named adapters, exactly, and put it in place.
+    """Make an adapter `name` whose change is Σ weight · change over named adapters, exactly, and activate it.
 
     Of LoRA with s₁ A₁ B₁ and s₂ A₂ B₂ the sum is A B with A = [A₁ A₂] and B = [w₁ s₁ B₁; w₂ s₂ B₂]: the ranks add up. Of
     parameters trained whole it is base + Σ weight · (trained - base). Ilharco et al. 2023, "Editing Models with Task
-    Arithmetic". Raises ValueError for what has no such sum, such as heads of different shapes.
+    Arithmetic". Raises ValueError where there is no such sum, for example for heads of different shapes.
 
     >>> from tinylora.adapters import LoRAConfig, apply_lora
     >>> from tinylora.models import load_model
@@ -46,7 +46,7 @@ def _sum(place: Place, base: Any, terms: list[tuple[float, Any]]) -> Any:
     if all(type(x) in (LinearWithLoRA, DropoutLoRA) for _, x in terms):
         layers = [(weight * x.lora.alpha, x.lora) for weight, x in terms]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that ranks which add up are more than the matrix can use is no mistake
+            warnings.simplefilter("ignore")  # the sum of ranks may exceed the matrix's without a warning
             total = LinearWithLoRA(base, sum(x.A.shape[1] for _, x in layers), alpha=1.0)
         total.lora.A = nn.Parameter(cat([x.A.detach() for _, x in layers], 1))
         total.lora.B = nn.Parameter(cat([weight * x.B.detach() for weight, x in layers], 0))

@@ -1,4 +1,4 @@
-"""What a LoRA is to be: LoRAConfig, and what multiplies A B."""
+"""LoRAConfig: which layers get LoRA, its rank, scale, initialisation and variant."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class LoRAConfig:
     """What to wrap, and how.
 
     targets: names of Linears, whole paths or their last parts ("W_query", "att.out_proj"), or "all-linear"; `train` names
-    modules that are trained whole beside the LoRA and never wrapped. scaling: what multiplies A B, "alpha" (the lecture),
+    modules that are trained whole and not wrapped. scaling: the factor of A B, "alpha" (the lecture),
     "alpha/r" (the paper) or "rslora" (alpha/√r). init of A: "lecture" N(0, 1)/√r, or "peft" uniform in ±1/√in. dropout: of
-    the input of A, in training. variant: "lora", or one of its kin, "dora", "lora-fa" or "pissa" (see `variants`).
+    the input of A, in training. variant: "lora", "dora", "lora-fa" or "pissa" (see `variants`).
     """
 
     rank: int = 16
@@ -54,10 +54,10 @@ class LoRAConfig:
 
     @property
     def scale(self) -> float:
-        """What multiplies A B."""
+        """The factor of A B."""
         return float(SCALES[self.scaling](self.alpha, self.rank))
 
 
 def variant_of(layer: LinearWithLoRA) -> str:
-    """The name of a layer's variant: "lora" for a plain one, with dropout or on a quantised base too."""
+    """The name of a layer's variant; "lora" also with dropout or on a quantised base."""
     return next((name for name, kind in VARIANTS.items() if kind is type(layer)), "lora")

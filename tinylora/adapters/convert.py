@@ -1,4 +1,4 @@
-"""A variant as a plain LoRA."""
+"""Converts PiSSA to plain LoRA."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tinylora.adapters.variants import PiSSA
 
 
 def pissa_to_lora(model: nn.Module, config: LoRAConfig) -> LoRAConfig:
-    """Replace every PiSSA below `model` by the plain LoRA of twice the rank that it is, and return the LoRAConfig of that.
+    """Replace every PiSSA below `model` by the equivalent plain LoRA of twice the rank, and return its LoRAConfig.
 
-    The base's weights are the base's already. Of named adapters the one in place is converted. Meng, Wang, Zhang 2024,
+    The base's weights need no change. Of named adapters the active one is converted. Meng, Wang, Zhang 2024,
     "PiSSA", appendix on converting PiSSA into LoRA.
 
     >>> from tinylora.adapters import apply_lora

@@ -1,4 +1,4 @@
-"""The change folded into the weights, and taken out again."""
+"""Merges LoRA into the weights, and unmerges it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tinylora.tensor import Tensor, no_grad
 
 
 def merge(model: nn.Module) -> None:
-    """Fold every LoRA below `model` into its weight. If one cannot be merged, none is."""
+    """Add every LoRA below `model` to its weight. If one cannot be merged, none is."""
     done: list[LinearWithLoRA] = []
     for path, module in lora_modules(model):
         try:
@@ -23,15 +23,15 @@ def merge(model: nn.Module) -> None:
 
 
 def unmerge(model: nn.Module) -> None:
-    """Put every original weight back, the same bytes."""
+    """Restore every original weight, bit for bit."""
     for _, module in lora_modules(model):
         module.unmerge()
 
 
 def merge_and_unload(model: nn.Module) -> None:
-    """Merge, and leave plain Linears behind: the model has no LoRA any more, and its change for good.
+    """Merge, and replace the LoRA layers by plain Linears. This cannot be undone.
 
-    Of named adapters the one in place stays, and the others are forgotten with their base.
+    Of named adapters the active one is merged; the others and the base are dropped.
     """
     merge(model)
     unwrap(model)
@@ -39,10 +39,10 @@ def merge_and_unload(model: nn.Module) -> None:
 
 
 def verify_merge(model: nn.Module, *inputs: Tensor) -> float:
-    """How far apart are the logits `model(*inputs)` with the LoRA beside the weights and merged into them?
+    """The largest difference of `model(*inputs)` between merged and unmerged LoRA, in evaluation mode.
 
-    In evaluation mode. Prints the largest difference and returns it; the model is left as it was. Merging is exact in the
-    mathematics, so what differs is rounding: float32 has about 1e-7 of the largest logit, a few of them after some layers.
+    Prints it and returns it; the model is left as it was. Only rounding differs: in float32 about 1e-7 of the largest
+    logit, or a few times that after several layers.
 
     >>> from tinylora import tensor
     >>> from tinylora.adapters import LoRAConfig, apply_lora

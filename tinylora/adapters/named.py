@@ -1,9 +1,9 @@
-"""Several adapters on one base, each by its name, and one of them in place.
+"""Several named adapters on one base, one of them active.
 
-An adapter is whatever stands in the model in its place and not in the base's: LinearWithLoRA where the base has a Linear,
-and parameters that it trains whole. To switch is to put these objects where they belong. So an adapter that is not in
-place costs no time, the base is never copied, and no requires_grad and no weight is touched. An adapter that is not in
-place is not in the tree: `parameters()`, `state_dict()` and `save_adapter` speak of the one that is.
+An adapter is a set of modules and parameters that replace the base's: LinearWithLoRA in place of a Linear, and parameters
+trained whole. Switching assigns these objects to their attributes. So inactive adapters cost no time, the base is never
+copied, and no requires_grad or weight changes. `parameters()`, `state_dict()` and `save_adapter` see the active adapter
+only.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from tinylora.lora import LinearWithLoRA, lora_modules
 from tinylora.tensor import Tensor
 
 Place = tuple[nn.Module, str]  # a module of the base, and the name of a child or parameter of it
-Things = dict[Place, Any]  # the Module or Parameter that stands there
+Things = dict[Place, Any]  # the Module or Parameter at that place
 
 
 @dataclass
 class Shelf:
-    """The adapters of one model: what the base has in every place that some adapter changes, and what each has there."""
+    """The adapters of one model: for every place that some adapter changes, the base's object and each adapter's."""
 
     base: Things = field(default_factory=dict)
     adapters: dict[str, Things] = field(default_factory=dict)
     active: str | None = None
-    lent: str = ""  # what a `with` block has put in place for a while
+    lent: str = ""  # what a `with` block has activated temporarily
 
     def standing(self) -> Things:
-        """What has to be in place now."""
+        """What is active now."""
         return {**self.base, **self.adapters.get(self.active or "", {})}
 
 
@@ -42,17 +42,17 @@ def adapter_names(model: nn.Module) -> list[str]:
 
 
 def active_adapter(model: nn.Module) -> str | None:
-    """The name of the adapter in place, or None."""
+    """The name of the active adapter, or None."""
     return shelf_of(model).active
 
 
 @contextlib.contextmanager
 def new_adapter(model: nn.Module, name: str) -> Iterator[None]:
-    """What is done to `model` in this block becomes its adapter `name`, which is in place afterwards.
+    """What is done to `model` in this block becomes its adapter `name`, which is active afterwards.
 
-    At the start of the block the base is in place. Any way to give a model an adapter will do: `apply_lora`, `load_adapter`,
-    a new head. Parameters of the base that are trainable at the end, or have changed, are the adapter's, and the base keeps
-    what they were, frozen. If the block fails, the model is as it was. Raises ValueError if there is an adapter `name`.
+    The block starts with the base. An adapter is made by `apply_lora`, `load_adapter` or a new head. Parameters of the base
+    that are trainable at the end, or have changed, belong to the adapter; the base keeps their old values, frozen. If the
+    block fails, the model is as it was. Raises ValueError if there is an adapter `name`.
 
     >>> from tinylora.adapters import LoRAConfig, apply_lora
     >>> from tinylora.models import load_model
@@ -85,7 +85,7 @@ def new_adapter(model: nn.Module, name: str) -> Iterator[None]:
     finally:
         shelf.lent = ""
     shelf.adapters[name] = things = {}
-    copies: dict[int, nn.Parameter] = {}  # one for a parameter that stands in several places
+    copies: dict[int, nn.Parameter] = {}  # one name for a parameter used in several places
     for (owner, attribute), old in before.items():
         now: Any = getattr(owner, attribute, None)
         if isinstance(old, nn.Parameter) and now is old:
@@ -99,9 +99,9 @@ def new_adapter(model: nn.Module, name: str) -> Iterator[None]:
 
 
 def set_adapter(model: nn.Module, name: str) -> None:
-    """Put the adapter `name` in place. It is moved to the device and dtype of what stood there.
+    """Activate the adapter `name`, and move it to the device and dtype of what it replaces.
 
-    Raises KeyError for a name that is not there, RuntimeError while an adapter is merged or a `with` block holds the model.
+    Raises KeyError for an unknown name, RuntimeError while an adapter is merged or a `with` block holds the model.
     """
     shelf = checked(model)
     things_of(shelf, name)
@@ -111,9 +111,9 @@ def set_adapter(model: nn.Module, name: str) -> None:
 
 @contextlib.contextmanager
 def disable_adapters(model: nn.Module) -> Iterator[None]:
-    """Inside this block the base is in place, bit for bit.
+    """Inside this block the base is active, bit for bit.
 
-    A LoRA without a name is taken off as well; modules trained whole have a base to go back to in a named adapter only.
+    A LoRA without a name is removed as well; modules trained whole are only restored if the adapter has a name.
     """
     shelf = checked(model)
     wrapped = {(m, n): x for m in model.modules() for n, x in m.named_children() if isinstance(x, LinearWithLoRA)}
@@ -127,7 +127,7 @@ def disable_adapters(model: nn.Module) -> Iterator[None]:
 
 
 def delete_adapter(model: nn.Module, name: str) -> None:
-    """Forget the adapter `name`; if it was in place, the base is now. A merged one is refused, as in `set_adapter`."""
+    """Delete the adapter `name`; if it was active, activate the base. Raises RuntimeError if it is merged."""
     shelf = checked(model)
     things_of(shelf, name)
     if shelf.active == name:
@@ -137,7 +137,7 @@ def delete_adapter(model: nn.Module, name: str) -> None:
 
 
 def forget_adapters(model: nn.Module) -> None:
-    """Let what is in place be the model, and forget every adapter and the base."""
+    """Make the active adapter part of the model, and drop all adapters and the base."""
     model.__dict__.pop("shelf", None)
 
 
@@ -153,7 +153,7 @@ def things_of(shelf: Shelf, name: str) -> Things:
 
 
 def checked(model: nn.Module) -> Shelf:
-    """The shelf of `model`, if the model stands as it says. Raises RuntimeError else."""
+    """The shelf of `model`. Raises RuntimeError if the model does not match it."""
     shelf = shelf_of(model)
     if shelf.lent:
         raise RuntimeError(f"the adapters cannot be changed inside {shelf.lent}")
@@ -167,7 +167,7 @@ def checked(model: nn.Module) -> Shelf:
 
 
 def put(things: Things) -> None:
-    """Put every thing in its place, on the device, with the dtype and in the mode of what stands there now."""
+    """Assign every object to its place, with the device, dtype and mode of what it replaces."""
     for (owner, attribute), thing in things.items():
         old = getattr(owner, attribute)
         if thing is not old:
@@ -178,7 +178,7 @@ def put(things: Things) -> None:
 
 
 def _move(thing: Any, old: Any) -> None:
-    """Put a thing on the device of another, with its dtype; bfloat16 stays where it is, and does not spread."""
+    """Move a module or parameter to the device and dtype of another; bfloat16 is neither removed nor introduced."""
     own, like = _first_parameter(thing), _first_parameter(old)
     if own is None or like is None:
         return

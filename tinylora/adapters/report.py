@@ -1,4 +1,4 @@
-"""What is in an adapter, by its files alone: how it was made, what it holds, and how much it changes each layer."""
+"""Describes an adapter from its files alone: configuration, sizes, and how much it changes each layer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tinylora.tensor import Tensor
 
 
 class Change(NamedTuple):
-    """One layer's ΔW = s A B, without DoRA's magnitudes: its sizes, the scale s, its singular values, largest first."""
+    """One layer's ΔW = s A B, without DoRA's magnitudes: sizes, scale s, and singular values, largest first."""
 
     layer: str
     in_features: int
@@ -34,13 +34,13 @@ class Change(NamedTuple):
 
     @property
     def effective_rank(self) -> int:
-        """How many singular values make up 99 % of ‖ΔW‖²."""
+        """The number of singular values that make up 99 % of ‖ΔW‖²."""
         share = np.cumsum(self.spectrum**2)
         return int((share < 0.99 * share[-1]).sum()) + 1 if share[-1] else 0
 
 
 class Report(NamedTuple):
-    """An adapter: its configuration, the numbers in its LoRA and in what was trained whole, and every layer's change."""
+    """An adapter: its configuration, the parameter counts of LoRA and of modules trained whole, and every layer's change."""
 
     config: dict[str, Any]
     lora: int

@@ -1,7 +1,7 @@
-"""The change alone in a file.
+"""Saves and loads adapters without the base model.
 
-An adapter file is a safetensors file. It holds A and B of every layer and the modules that are trained whole (the head),
-never the base; its metadata holds the LoRAConfig and a fingerprint of the base it belongs to.
+An adapter file is a safetensors file with A and B of every layer and the modules that are trained whole, such as the head.
+Its metadata has the LoRAConfig and a fingerprint of the base.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from tinylora.models.decoder import Decoder
 
 
 def _stored(model: nn.Module, train: tuple[str, ...]) -> dict[str, nn.Parameter]:
-    """The parameters that an adapter holds: A and B of every layer, and those of the modules trained whole."""
+    """The parameters in an adapter: A and B of every layer, and those of the modules trained whole."""
     lora = [f"{path}.lora" for path, _ in lora_modules(model)]
     return {path: p for path, p, _ in model.named_tensors("_parameters") if below(path, (*lora, *train))}
 
 
 def fingerprint(model: nn.Module, train: tuple[str, ...] = ()) -> str:
-    """SHA-256 of the base: names, shapes and bytes of all parameters and buffers that an adapter does not hold."""
+    """SHA-256 of the base: names, shapes and bytes of all parameters and buffers that are not in an adapter."""
     digest = hashlib.sha256()
     stored = _stored(model, train).keys()
     if any(m.merged for _, m in lora_modules(model)):
         raise RuntimeError("the model is merged: call unmerge() before an adapter is saved or loaded")
     wrapped = {f"{path}.linear": path for path, _ in lora_modules(model)}
-    for path, p in (*model.named_parameters(), *model.named_buffers()):  # of a quantised weight, these are the numbers
+    for path, p in (*model.named_parameters(), *model.named_buffers()):  # codes and scales of quantised weights
         owner, _, name = path.rpartition(".")
         if path not in stored:
             digest.update(f"{wrapped.get(owner, owner)}.{name} {p.shape} {p.dtype}".encode())
@@ -51,9 +51,9 @@ def save_adapter(model: nn.Module, path: str | Path, config: LoRAConfig, /, form
     """Write the adapter of `model`, made by `apply_lora(model, config)`, with `extra` JSON values in its metadata.
 
     `format` "tinylora" is one file. "peft" is a folder that PEFT loads, for a Decoder; of `config` it takes `train`,
-    `scaling` and `dropout`, and ranks, scales and trained biases from the model. PiSSA is written as the plain LoRA that it
-    is: see `pissa_to_lora`. Raises ValueError, and writes nothing, if a layer's variant, rank or scale is not that of
-    `config` ("tinylora"), something is trained that the adapter would not hold ("peft"), or a value is NaN.
+    `scaling` and `dropout`, and ranks, scales and trained biases from the model. PiSSA has to be converted by
+    `pissa_to_lora` first. Raises ValueError, and writes nothing, if a layer's variant, rank or scale is not that of `config`
+    ("tinylora"), something is trained that the adapter would not hold ("peft"), or a value is NaN.
     """
     if format not in ("tinylora", "peft"):
         raise ValueError(f"format is 'tinylora' or 'peft', not {format!r}")
@@ -89,10 +89,10 @@ def read_adapter(path: str | Path) -> tuple[dict[str, np.ndarray], LoRAConfig, d
 
 
 def load_adapter(model: nn.Module, path: str | Path, lora_only: bool = False) -> LoRAConfig:
-    """Put the adapter in a file, or in a folder as PEFT writes it, onto its base. Returns its LoRAConfig.
+    """Apply the adapter in a file, or in a folder in PEFT's format, to its base. Returns its LoRAConfig.
 
     Layers are wrapped if they are not; for PEFT's they must not be. A bias that PEFT trained replaces that of the base.
-    With `lora_only` the modules trained whole are left out: the adapter's change under the model's own head. Raises
+    With `lora_only` the modules trained whole are left out, so the model keeps its own head. Raises
     ValueError, and leaves the model as it was, if names or shapes do not fit, a value is NaN, or the base is another one.
     """
     if is_peft(path):
@@ -105,7 +105,7 @@ def load_adapter(model: nn.Module, path: str | Path, lora_only: bool = False) ->
     required_before = [(p, p.requires_grad) for p in model.parameters()]
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the rank was remarked upon when it was trained
+            warnings.simplefilter("ignore")  # the warning about the rank was given in training
             if fresh:
                 alone = dataclasses.replace(config, targets=tuple(resolve(model, config)), train=()) if lora_only else config
                 apply_lora(model, alone)

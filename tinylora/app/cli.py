@@ -22,7 +22,7 @@ from tinylora.training.loop import TrainConfig
 
 # ------------------------------------------------------------------------------------------- arguments
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage."""
+    """Reports errors in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
@@ -119,7 +119,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments; texts to predict may stand behind an option, too, where argparse finds no place for them."""
+    """Parsed arguments. Also accepts texts to predict after an option, where argparse would reject them."""
     top = parser()
     args, rest = top.parse_known_args(argv)
     if rest and (not hasattr(args, "text") or any(word.startswith("-") for word in rest)):
@@ -130,7 +130,7 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _one_line(error: BaseException) -> str:
-    """The error's message; of a long list, the first entries."""
+    """The error's message, with long lists shortened."""
     first, *rest = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
     more = f"; and {len(rest) - 4} more" if len(rest) > 4 else ""
     return f"{first} {'; '.join(rest[:4])}{more}".strip()

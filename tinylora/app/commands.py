@@ -90,7 +90,7 @@ def predict_texts(args: argparse.Namespace) -> None:
         raise ValueError("no text: give some as arguments, or one a line on standard input")
     found = load_classifier(args.adapter, args.model)
     for text, p in zip(texts, predict(found.model, texts, tokenizer=found.source.tokenizer), strict=True):
-        print(f"{found.labels[int(p.argmax())]}\t{p.max():.4f}\t{text}")  # by rich the tabs would be spaces
+        print(f"{found.labels[int(p.argmax())]}\t{p.max():.4f}\t{text}")  # not by rich, which replaces tabs by spaces
 
 
 def generate_text(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""A conversation with a model in the terminal: its own chat template, answers as they are written."""
+"""Chats with a model in the terminal: formats turns by its chat template, and prints answers as they are generated."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ Turn = dict[str, str]
 
 
 class Conversation:
-    """Turns that were taken, and a model that takes the next. Raises LoadError if the model was not made for
-    conversations."""
+    """The turns so far, and the model that answers. Raises LoadError if the model has no chat template."""
 
     def __init__(
         self, model: Decoder, source: ModelSource, sampling: Sampling, system: str | None, tokens: int, seed: int | None
@@ -24,10 +23,10 @@ class Conversation:
         self.model, self.sampling, self.tokens, self.seed = model, sampling, tokens, seed
         self.template, self.tokenizer = source.chat_template, source.library_tokenizer()
         self.turns: list[Turn] = [{"role": "system", "content": system}] if system else []
-        self.prompt([{"role": "user", "content": "?"}])  # a template that fails does so now
+        self.prompt([{"role": "user", "content": "?"}])  # fail early if the template fails
 
     def answer(self, text: str) -> Iterator[str]:
-        """What the model says to `text`, piece by piece. However far it came, it becomes part of the conversation."""
+        """Yield the model's answer to `text` in pieces. An interrupted answer becomes part of the conversation too."""
         self.turns.append({"role": "user", "content": text})
         said = ""
         try:
@@ -41,8 +40,7 @@ class Conversation:
             self.turns.append({"role": "assistant", "content": said})
 
     def prompt(self, turns: list[Turn]) -> list[int]:
-        """The conversation as tokens. The oldest turns are forgotten where the context is too short for all and an
-        answer."""
+        """The conversation as tokens. Drops the oldest turns if the context is too short for all of them and an answer."""
         system = [turn for turn in turns[:1] if turn["role"] == "system"]
         others = turns[len(system) :]
         room = max(self.model.cfg.context_length - self.tokens, self.model.cfg.context_length // 2)
@@ -54,7 +52,7 @@ class Conversation:
 
 
 def run(conversation: Conversation) -> None:
-    """Turns from standard input, a line each, until it ends."""
+    """Turns from standard input, one per line, until end of file."""
     asking = sys.stdin.isatty()
     while True:
         try:

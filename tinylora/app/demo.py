@@ -1,4 +1,4 @@
-"""The main job: `tinylora` with no arguments. The lecture's count, then a fine-tune of the model in the box."""
+"""The demo, `tinylora` with no arguments: counts GPT-2's parameters, then fine-tunes the model in the box."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def say_counts(found: list[int], rank: int, alpha: float) -> None:
 def run(seed: int = 0, out: Path = OUT) -> None:
     """Count, fine-tune, save, load, merge; print and check every step."""
     begin = time.perf_counter()
-    out.mkdir(parents=True, exist_ok=True)  # if it cannot be written, now is the time to say so
+    out.mkdir(parents=True, exist_ok=True)  # fail early if it is not writable
     terminal.heading("1. The lecture: GPT-2 small with a 2-class head")
     with backend.device("meta"):
         gpt2 = GPTModel("gpt2-small")

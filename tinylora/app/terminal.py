@@ -1,4 +1,4 @@
-"""What a person sees: tables, trees and progress bars by rich; plain lines of text when nobody watches a terminal."""
+"""Terminal output: tables, trees and progress bars by rich; plain lines if the output is not a terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tinylora.tasks.metrics import Metrics
 T = TypeVar("T")
 console = Console(highlight=False, soft_wrap=True, emoji=False)
 if not console.is_terminal:
-    console.width = 10_000  # a table in a file or a pipe is never cut
+    console.width = 10_000  # tables in files and pipes are not truncated
 
 
 def say(text: str = "") -> None:
@@ -26,7 +26,7 @@ def say(text: str = "") -> None:
 
 
 def stream(pieces: Iterable[str]) -> None:
-    """Text as it comes, and the end of its line."""
+    """Print text as it arrives, then a line end."""
     for piece in pieces:
         console.print(piece, end="", markup=False)
         console.file.flush()
@@ -34,7 +34,7 @@ def stream(pieces: Iterable[str]) -> None:
 
 
 def last_of(found: Iterable[T], count: int, what: str) -> T:
-    """The last of `count` results, with a live bar on a terminal while they come."""
+    """The last of `count` results, with a progress bar on a terminal."""
     columns = [TextColumn("{task.completed} of {task.total} {task.description}"), BarColumn(None), TimeRemainingColumn()]
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         *_, last = bar.track(found, total=count, description=what)
@@ -46,7 +46,7 @@ def heading(text: str) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """The first column to the left, the others to the right."""
+    """A table with the first column aligned left and the others right."""
     grid = Table(box=None, pad_edge=False, header_style="bold" if console.is_terminal else "")
     for i, name in enumerate(columns):
         grid.add_column(name, justify="right" if i else "left", no_wrap=True)
@@ -56,7 +56,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 
 def tree(module: nn.Module, name: str) -> None:
-    """A module and everything below it."""
+    """A tree of a module and all modules below it."""
     console.print(_branch(module, name))
 
 
@@ -100,7 +100,7 @@ def metrics(found: Metrics) -> None:
 
 @contextlib.contextmanager
 def training(history: list[dict[str, Any]]) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A report for `train.train`: a live bar on a terminal, a line per epoch elsewhere. Keeps it all in `history`."""
+    """A `report` for the training loop: a progress bar on a terminal, else a line per epoch. Collects all in `history`."""
     columns = [TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[now]}"), TimeRemainingColumn()]
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("training", total=None, now="")
@@ -114,7 +114,7 @@ def training(history: list[dict[str, Any]]) -> Iterator[Callable[[dict[str, Any]
                 say(f"epoch {event['epoch']}: {text}")
                 return
             history.append(event)
-            share = max(0.05, 1 / event["step"])  # running means of the last twenty steps or so
+            share = max(0.05, 1 / event["step"])  # running means over about twenty steps
             for name in smooth:
                 smooth[name] += share * (event[name] - smooth[name])
             now = f"loss {smooth['loss']:.3f}  accuracy {smooth['accuracy']:.1%}"

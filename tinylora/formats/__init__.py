@@ -1,12 +1,12 @@
-"""Weights and configurations on disk: names and arrays, nothing of models. Whatever cannot be used raises LoadError."""
+"""Reads and writes files of named arrays and JSON; knows nothing of models. Invalid files raise LoadError."""
 
 
 class LoadError(ValueError):
-    """A file or folder that is not what it should be. The message names it, in one line or a list of faults."""
+    """A file or folder that is invalid or not supported. The message names it, in one line or with a list of faults."""
 
 
 class MissingFileError(LoadError, FileNotFoundError):
-    """A file that is not there."""
+    """A file that does not exist."""
 
-    def __str__(self) -> str:  # OSError would show its own arguments
+    def __str__(self) -> str:  # OSError's own __str__ shows errno and file name
         return str(self.args[0])

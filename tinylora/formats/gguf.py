@@ -1,4 +1,4 @@
-"""A GGUF file, llama.cpp's: metadata and tensor shapes at once, numbers in float32 when they are asked for.
+"""Reads GGUF files (llama.cpp's format): metadata and shapes when opened, tensors in float32 on demand.
 
 Everything is read by our own code, which was measured to be quicker: the header of SmolLM2-135M, which the check has to
 parse anyway, takes 0.15 s and its numbers 0.8 s, where the library `gguf` takes 4.8 s and 1.5 s on the same two busy cores.
@@ -15,7 +15,7 @@ from tinylora.formats import LoadError, MissingFileError
 from tinylora.formats.gguf_blocks import BLOCKS
 from tinylora.formats.gguf_header import read_header
 
-SLAB = 1 << 18  # numbers that are dequantised at a time: what is in memory beside the result fits a core's cache
+SLAB = 1 << 18  # numbers dequantised at a time, so that scratch arrays fit a core's cache
 
 
 class GGUF:
@@ -53,7 +53,7 @@ class GGUF:
         for i in range(0, len(flat), step):
             at = entry.begin + i * block.dtype.itemsize
             blocks = np.frombuffer(self._map, block.dtype, min(step, len(flat) - i), at)
-            with np.errstate(invalid="ignore", over="ignore"):  # said below
+            with np.errstate(invalid="ignore", over="ignore"):  # reported as a LoadError below
                 block.write(blocks, flat[i : i + step])
             if not block.finite(blocks, flat[i : i + step]):
                 raise LoadError(f"{self.path}: NaN or infinity in {name}")
@@ -61,6 +61,6 @@ class GGUF:
         return out
 
     def forget(self) -> None:
-        """Give the pages that were read back to the system; they are read again if they are asked for again."""
+        """Release the pages read so far; they are read from disk again when needed."""
         if hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)

@@ -1,6 +1,6 @@
-"""The number formats of GGUF: how the bytes of each are laid out, and how they become float32.
+"""GGUF's quantised number formats: block layouts, and conversion to float32.
 
-A tensor is a row of blocks; a block holds `length` numbers with their common scale(s). In a block of 32, byte i of `q` has
+A tensor is a sequence of blocks; a block holds `length` numbers and their scale(s). In a block of 32, byte i of `q` has
 number i in its lower four bits and number i + 16 in its upper four; a fifth bit stands in `high`. A block of 256 (Q4_K and
 Q6_K) has smaller blocks inside, whose own scales are whole numbers times the block's `d`. The layouts and formulas are those
 of ggml-common.h and ggml-quants.c in https://github.com/ggml-org/ggml, and so are the results, bit for bit.
@@ -24,7 +24,7 @@ class Block(NamedTuple):
     write: Callable[[np.ndarray, np.ndarray], None]
 
     def finite(self, blocks: np.ndarray, out: np.ndarray) -> bool:
-        """Are all numbers of `blocks`, written to `out`, finite? In a quantised block they are if the scales are."""
+        """Whether all numbers of `blocks`, written to `out`, are finite. Quantised numbers are if their scales are."""
         if self.dtype.names is None:
             return bool(np.isfinite(out).all())
         return all(np.isfinite(blocks[name]).all() for name in self.dtype.names if blocks[name].dtype.kind == "f")

@@ -1,4 +1,4 @@
-"""The header of a GGUF file, checked whole before anything is allocated by what the file claims.
+"""Parses the header of a GGUF file, and checks all of it before anything is allocated.
 
 All numbers are little-endian; a string is a length (uint64) and its UTF-8 bytes:
 
@@ -59,7 +59,7 @@ def read_header(data: Any) -> tuple[dict[str, Any], dict[str, Entry]]:
 
 
 class _Header:
-    """Reads on from a position, and asks at each step whether the file has what comes next."""
+    """Reads from a position onwards, and checks at each step that the file is long enough."""
 
     def __init__(self, data: Any) -> None:
         self.data, self.size, self.at = data, len(data), 0

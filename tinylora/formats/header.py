@@ -1,4 +1,4 @@
-"""The header of a safetensors file, checked whole before a byte is allocated for any array.
+"""Parses the header of a safetensors file, and checks all of it before any array is allocated.
 
 The file is 8 bytes of length n (little-endian), n bytes of JSON, then the bytes of the arrays, and nothing else:
 {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, .., "__metadata__": {"any": "text"}}.
@@ -28,8 +28,8 @@ class Entry(NamedTuple):
 def read_header(read: Any, size: int) -> tuple[dict[str, Entry], dict[str, str]]:
     """Entries by name, and the metadata, of a file of `size` bytes, of which `read(n)` gives the next n.
 
-    Raises LoadError that says what is wrong: a length beyond the file or above the limit, JSON that is none, a key twice,
-    a name that is no name, a dtype that is not known, bytes that do not fit the shape, or arrays with holes or overlaps.
+    Raises LoadError that says what is wrong: a length beyond the file or above the limit, invalid JSON, a repeated key,
+    an invalid name, a dtype that is not known, bytes that do not fit the shape, or arrays with holes or overlaps.
     """
     if size < 8:
         raise LoadError(f"it has {size} bytes, and the length of the header alone takes 8")

@@ -1,6 +1,6 @@
-"""Named arrays in a file: no code in it, nothing to unpickle. Reading checks the header first, then maps the file.
+"""Reads and writes safetensors files: named arrays, no code. The header is checked before the file is mapped.
 
-Every failure to read is a LoadError that names the file. A file is written whole or not at all.
+Every failure to read is a LoadError that names the file. Writing replaces a file atomically.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
     "U8": "u1", "BOOL": "?",
 }  # fmt: skip
-SLAB = 1 << 20  # elements that are copied at a time, so that as little as that of the map is in memory
+SLAB = 1 << 20  # elements copied at a time, to keep little of the map in memory
 
 
 class Mapped:
-    """A safetensors file, memory-mapped: names and shapes at once, numbers when they are asked for.
+    """A safetensors file, memory-mapped: names and shapes when opened, arrays on demand.
 
-    Raises LoadError if it is none, or a pickle by its name; MissingFileError if it is not there.
+    Raises LoadError if it is invalid or has the name of a pickle; MissingFileError if it does not exist.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -61,7 +61,7 @@ class Mapped:
         return out
 
     def stored(self, name: str) -> memoryview:
-        """The bytes of an array, where they lie."""
+        """The bytes of an array, as a view of the map."""
         return memoryview(self._map)[self.entries[name].begin : self.entries[name].end]
 
     def _copy(self, entry: Entry, dtype: np.dtype) -> np.ndarray:
@@ -76,7 +76,7 @@ class Mapped:
         return out
 
     def forget(self) -> None:
-        """Give the pages that were read back to the system; they are read again if they are asked for again."""
+        """Release the pages read so far; they are read from disk again when needed."""
         if hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 
@@ -114,14 +114,14 @@ def save(path: str | Path, arrays: dict[str, np.ndarray], metadata: dict[str, st
 
 
 def write(path: str | Path, content: bytes | str) -> None:
-    """Write a file so that it is either the old one or all of the new one, whatever happens in between."""
+    """Write a file atomically: after a crash it is the old one or the whole new one."""
     with atomic(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary file beside `path`, which is on the disk and takes its place when the block has ended well."""
+    """A temporary file beside `path`, which is synced and renamed to it if the block succeeds."""
     path = Path(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)

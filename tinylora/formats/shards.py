@@ -1,4 +1,4 @@
-"""The weights of a folder: one `model.safetensors`, or shards named by `model.safetensors.index.json`."""
+"""Reads and writes a folder's weights: `model.safetensors`, or shards with `model.safetensors.index.json`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Weights:
         return self.files[name].floats(name)
 
     def same(self, one: str, other: str) -> bool:
-        """Do two arrays hold the same bytes?"""
+        """Whether two arrays hold the same bytes."""
         a, b = self.files[one], self.files[other]
         equal = a.stored(one) == b.stored(other)
         a.forget()
@@ -72,10 +72,10 @@ def save(folder: Path, arrays: dict[str, np.ndarray], max_bytes: int) -> None:
         if groups[-1] and sum(a.nbytes for a in groups[-1].values()) + array.nbytes > max_bytes:
             groups.append({})
         groups[-1][name] = array
-    metadata = {"format": "pt"}  # transformers asks for it
+    metadata = {"format": "pt"}  # required by transformers
     if len(groups) == 1:
         safetensors.save(folder / SINGLE, arrays, metadata)
-        (folder / INDEX).unlink(missing_ok=True)  # of what was in the folder before
+        (folder / INDEX).unlink(missing_ok=True)  # left from an earlier model in the folder
         return
     names = [f"model-{i:05}-of-{len(groups):05}.safetensors" for i in range(1, len(groups) + 1)]
     for name, group in zip(names, groups, strict=True):

@@ -1,4 +1,4 @@
-"""JSON from somebody else: one object, every key once, numbers that are numbers, and no more of it than a limit."""
+"""Parses untrusted JSON: one object of limited size, no repeated keys, no NaN."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LIMIT = 4 << 20  # bytes: more than any configuration, and little enough to pars
 
 
 def parse(content: bytes, where: str) -> dict[str, Any]:
-    """The object that `content` spells; `where` begins the message of the LoadError if it spells none.
+    """The object in `content`. Raises LoadError, whose message begins with `where`, if it is not a valid object.
 
     >>> parse(b'{"r": 8, "r": 16}', "adapter_config.json")
     Traceback (most recent call last):
@@ -43,12 +43,12 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def read_optional(path: Path) -> dict[str, Any]:
-    """The object in a file, or none where there is no file."""
+    """The object in a file; an empty one if the file does not exist."""
     return read(path) if path.is_file() else {}
 
 
 def text_of(found: dict[str, Any]) -> str:
-    """How an object is written to a file."""
+    """An object as JSON text."""
     return json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 

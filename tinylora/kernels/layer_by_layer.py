@@ -1,4 +1,4 @@
-"""Several LoRA layers of one input, each by the tuned version for one."""
+"""lora_linears by running lora_linear for each layer."""
 
 from tinylora import ops
 from tinylora.op import run
@@ -7,6 +7,6 @@ from tinylora.ops.lora import gathered
 
 @ops.lora_linears.tune("numpy", "cupy")
 def lora_linears(xp, x, scales, *layers):
-    """The numbers of the layers one by one, bit for bit."""
+    """Same numbers as separate layers, bit for bit."""
     each = [run(ops.lora_linear, x, *layers[4 * i : 4 * i + 4], s) for i, s in enumerate(scales)]
     return gathered(xp, each, layers)

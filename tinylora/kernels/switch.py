@@ -1,4 +1,4 @@
-"""Tuned versions off, to see what they buy: `no_kernels` for a block, TINYLORA_KERNELS=0 for a whole run."""
+"""Turns tuned versions off: `no_kernels` for a block, TINYLORA_KERNELS=0 for a process."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Module:
 
     @classmethod
     def forward_many(cls, layers: Sequence[Any], x: Tensor) -> list[Tensor]:
-        """What several layers of exactly this class make of one x. A class whose layers can share work overrides it."""
+        """Outputs of several layers of this class for one x. A class whose layers can share work overrides it."""
         return [layer(x) for layer in layers]
 
     # ------------------------------------------------------------------------------ attributes
@@ -109,7 +109,7 @@ class Module:
                 yield from child.named_modules(f"{prefix}.{name}" if prefix else name, seen)
 
     def named_tensors(self, store: str, prefix: str = "") -> Iterator[tuple[str, Any, Module]]:
-        """Path, tensor and owner of everything in `store`, "_parameters" or "_buffers", here and below."""
+        """Path, tensor and owner of all entries of `store`, "_parameters" or "_buffers", here and below."""
         for path, module in self.named_modules(prefix):
             for name, tensor in module.__dict__[store].items():
                 if tensor is not None:
@@ -156,13 +156,13 @@ class Module:
         return self
 
     def train(self, mode: bool = True) -> Module:
-        """Training mode: dropout is on. It changes no weight."""
+        """Training mode: dropout is on. Weights do not change."""
         for module in self.modules():
             module.training = mode
         return self
 
     def eval(self) -> Module:
-        """Evaluation mode: dropout is off. It changes no weight."""
+        """Evaluation mode: dropout is off. Weights do not change."""
         return self.train(False)
 
     def requires_grad_(self, requires_grad: bool = True) -> Module:

@@ -172,7 +172,7 @@ def erf(xp, x):
 # ------------------------------------------------------------------------------------------ choosing
 @op
 def where(xp, condition, a, b):
-    """y = a where condition, else b. The side not taken gets an exact 0, whatever stands there."""
+    """y = a where condition, else b. The side not taken gets an exact 0, also where it is inf or NaN."""
 
     def d_a(g):
         return xp.where(condition, g, 0.0)

@@ -1,4 +1,4 @@
-"""One position of each row: picked, and attending to the others. A classifier's last block needs no more."""
+"""Ops for one position per row, which is all that a classifier's last block needs: selection and attention."""
 
 from __future__ import annotations
 

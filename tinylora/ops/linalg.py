@@ -1,4 +1,4 @@
-"""Products of matrices."""
+"""Matrix products and einsum."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def matmul(xp, a, b):
     A vector is a row on the left, a column on the right, and its axis is dropped from y.
     """
     a_is_row, b_is_column = a.ndim == 1, b.ndim == 1
-    left = a[None, :] if a_is_row else a  # (.., n, k): kept for d_b alone
-    right = b[:, None] if b_is_column else b  # (.., k, m): kept for d_a alone
+    left = a[None, :] if a_is_row else a  # (.., n, k): kept for d_b only
+    right = b[:, None] if b_is_column else b  # (.., k, m): kept for d_a only
 
     def matrix(g: Any) -> Any:
         g = xp.expand_dims(g, -1) if b_is_column else g
@@ -45,7 +45,7 @@ def einsum(xp, *operands, inputs, output):
         others = [j for j in range(len(operands)) if j != i]
         arrays = [operands[j] for j in others]
         known = set(output).union(*(inputs[j] for j in others))
-        found = "".join(c for c in mine if c in known)  # a letter known to nobody else was summed: broadcast it
+        found = "".join(c for c in mine if c in known)  # a letter that occurs nowhere else was summed: broadcast it
 
         def d_operand(g):
             letters = ",".join([output, *(inputs[j] for j in others)])

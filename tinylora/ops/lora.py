@@ -20,10 +20,10 @@ def lora_linears(xp, x, scales, *layers):
 
 
 def gathered(xp, each, layers):
-    """Outputs and vjps of lora_linears from those of `each` layer alone. What no output led to gets zeros."""
+    """Outputs and vjps of lora_linears from those of `each` layer. Layers whose output was not used get zeros."""
     d_xs = [vjps[0] for _, vjps in each]
 
-    def d_x(g):  # from the last to the first, in the order in which the gradients of layers one by one add up
+    def d_x(g):  # last to first: the order in which gradients of separate layers are added
         return functools.reduce(operator.add, [d_xs[i](g[i]) for i in sorted(g, reverse=True)])
 
     def of_layer(i, vjp, parameter):

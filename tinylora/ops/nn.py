@@ -38,7 +38,7 @@ def linear(xp, x, weight, bias=None):
         return (rows(g) @ weight).reshape(shape)
 
     def d_weight(g):
-        return rows(g).T @ rows(x)  # only this needs x: frozen W, and x is not kept
+        return rows(g).T @ rows(x)  # only d_weight needs x: with W frozen, x is not kept
 
     def d_bias(g):
         return g
@@ -53,7 +53,7 @@ def lora_linear(xp, x, weight, bias, A, B, scale):
     dL/dx = g W + s (g Bᵀ) Aᵀ      dL/dA = s xᵀ (g Bᵀ)      dL/dB = s (x A)ᵀ g
     """
     y, (d_x_linear, d_weight, d_bias) = linear.definition(xp, x, weight, bias)
-    x_A = rows(x) @ A  # (N, r): all that r costs
+    x_A = rows(x) @ A  # (N, r)
     y = y + (scale * (x_A @ B)).reshape(y.shape)
     g_B = once(lambda g: scale * (rows(g) @ B.T))  # (N, r)
     shape = x.shape
@@ -117,7 +117,7 @@ def swiglu(xp, gate, up):
 
 
 def mean(x):
-    """Over the last axis, which stays, added up in float64 so that equal numbers have that number as mean; of none, 0."""
+    """Mean over the last axis, kept as size 1; summed in float64 so that equal numbers have exact means; 0 if empty."""
     return (x.sum(axis=-1, keepdims=True, dtype=np.float64) / (x.shape[-1] or 1)).astype(x.dtype)
 
 

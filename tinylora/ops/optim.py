@@ -1,4 +1,4 @@
-"""What an optimizer does to many arrays at once. These ops work outside of any graph and have no vjps."""
+"""Adam's step and gradient clipping, on many arrays at once. These ops have no vjps."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def adam(xp, *arrays, numbers, apart):
     m ← β₁ m + (1 - β₁) g      v ← β₂ v + (1 - β₂) g²      w ← w - lr · m̂ / (√v̂ + ε),  m̂ = m / (1 - β₁ᵗ),  v̂ = v / (1 - β₂ᵗ)
 
     Weight decay λ is `apart` from the gradient, w ← (1 - lr λ) w first (AdamW), or added to it, g ← g + λ w. `numbers()` is
-    called once for each step, and gives per weight (t, lr, β₁, β₂, ε, λ): now, or in a captured step before each replay.
-    Tuned versions may overwrite m and v, which belong to the optimizer alone. In a captured step they overwrite the weights,
+    called once per step, and returns (t, lr, β₁, β₂, ε, λ) for each weight; in a captured step, before each replay.
+    Tuned versions may overwrite m and v, which only the optimizer uses. In a captured step they overwrite the weights,
     since the next replay reads what this one wrote.
     """
     n = len(arrays) // 4

@@ -1,4 +1,4 @@
-"""Products with a weight that is kept in few bits: it is formed for each product, and kept by nobody."""
+"""Products with a quantised weight, which is dequantised for each product and not kept."""
 
 from __future__ import annotations
 

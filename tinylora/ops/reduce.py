@@ -40,7 +40,7 @@ def _deviations(x: Any, axis: Any, correction: float, keepdims: bool) -> tuple[A
     n = x.size / total.size if total.size else 1.0
     mean = total * (1 / n if n else math.nan)
     d = x - mean
-    d = d - d.sum(axis=axis, keepdims=True) * (1 / n if n else math.nan)  # what rounding left: equal numbers give 0
+    d = d - d.sum(axis=axis, keepdims=True) * (1 / n if n else math.nan)  # corrects rounding: equal numbers give 0
     weight = 1 / (n - correction) if n > correction else math.nan
     return d, (d * d).sum(axis=axis, keepdims=keepdims) * weight, weight
 
@@ -95,7 +95,7 @@ def _before(xp: Any, x: Any, axis: int) -> Any:
 
 @op
 def prod(xp, x, axis, keepdims=False):
-    """y = Π x along one axis;  dyᵢ/dxⱼ = product of all the others, so zeros are no trouble."""
+    """y = Π x along one axis;  dyᵢ/dxⱼ = product of all the others, so zeros are handled."""
 
     def d_x(g):
         if not x.size:

@@ -1,4 +1,4 @@
-"""Ops that move numbers about and change none: views, indexing, joining."""
+"""Ops that move values without changing them: views, indexing, joining."""
 
 from __future__ import annotations
 

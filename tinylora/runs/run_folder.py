@@ -18,7 +18,7 @@ ADAPTER = "adapter.safetensors"
 
 
 def check_output(folder: Path) -> None:
-    """Raise ValueError unless `folder` can be written and holds nothing yet."""
+    """Raise ValueError unless `folder` is writable and empty, or does not exist."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: --out names a folder")
     if folder.is_dir() and any(folder.iterdir()):
@@ -49,12 +49,12 @@ def save_run(
 
 
 def adapter_file(path: str | Path) -> Path:
-    """The adapter that a folder or a file name means: the folder itself, if it is one as PEFT writes it."""
+    """The adapter in a run's folder or file; the folder itself, if it is in PEFT's format."""
     return Path(path) / ADAPTER if Path(path).is_dir() and not is_peft(path) else Path(path)
 
 
 def read_about(adapter: Path) -> dict[str, Any]:
-    """What an adapter says of itself: "model" and "labels" if tinylora wrote it, "classes" if PEFT stored a head in it."""
+    """An adapter's metadata: "model" and "labels" if tinylora wrote it, "classes" if PEFT stored a head in it."""
     if not is_peft(adapter):
         return read_adapter(adapter)[2]
     found = read_peft(adapter)
@@ -63,21 +63,21 @@ def read_about(adapter: Path) -> dict[str, Any]:
 
 
 class Finetuned(NamedTuple):
-    """A model with what was learned, and where its base came from: its tokenizer is the base's."""
+    """A fine-tuned model, and the source of its base, which has the tokenizer."""
 
     model: Decoder
     source: ModelSource
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The names of the classes, if it is a classifier."""
+        """Class names; empty for a language model."""
         return self.model.cfg.labels
 
 
 def load_finetuned(path: str | Path, base: str | None = None) -> Finetuned:
     """The model of a run's folder, an adapter file or folder, or a merged model's folder.
 
-    `base` overrides where the base model is looked for. A base that is no classifier gets the head that the adapter has.
+    `base` overrides the base model's location. A base that is not a classifier gets the adapter's head.
     """
     if any((Path(path) / name).is_file() for name in (shards.SINGLE, shards.INDEX)):
         source = ModelSource.open(path)
@@ -102,7 +102,7 @@ def load_finetuned(path: str | Path, base: str | None = None) -> Finetuned:
 
 
 def load_classifier(path: str | Path, base: str | None = None) -> Finetuned:
-    """`load_finetuned`, for what has labels. Raises LoadError if it has none."""
+    """`load_finetuned` for a classifier. Raises LoadError if it has no labels."""
     found = load_finetuned(path, base)
     if not found.labels:
         raise LoadError(f"{path}: this model has no labels: it is no classifier")
@@ -131,7 +131,7 @@ def load_language_model(name: str | None, adapter: str | None = None, default: s
 
 
 def save_merged(path: str | Path, out: Path, base: str | None = None) -> None:
-    """Write what `load_finetuned` finds as a plain model, in the format of its base: the adapter merged into it."""
+    """Merge the adapter that `load_finetuned` finds into its base, and write it as a plain model in the base's format."""
     model, source = load_finetuned(path, base)
     if not any(lora_modules(model)):
         raise ValueError(f"{path}: there is no LoRA in this model, or it is merged already")

@@ -1,4 +1,4 @@
-"""Text files to batches: read labelled messages, split them, turn them into tokens, and put like lengths together."""
+"""Reads labelled messages, splits them, and makes batches of messages of similar length."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEXT_NAMES = ("text", "message", "sentence", "content")
 
 
 class Message(NamedTuple):
-    """One example: its class, by name, and its text."""
+    """One example: the name of its class, and its text."""
 
     label: str
     text: str
@@ -69,11 +69,11 @@ def read_messages(path: str | Path, text_column: str | None = None, label_column
     return messages
 
 
-Rows = list[tuple[int, list[str]]]  # with the number of the line each ends on
+Rows = list[tuple[int, list[str]]]  # with the line number of each row's end
 
 
 def _tsv_rows(path: Path, content: str) -> Rows:
-    """No quoting: a quotation mark is a character like any other."""
+    """A CSV dialect without quoting: quotation marks are plain characters."""
     lines = enumerate(content.split("\n"), 1)
     return [(number, line.split("\t")) for number, line in lines if line.strip()]
 
@@ -87,7 +87,7 @@ def _csv_rows(path: Path, content: str) -> Rows:
 
 
 def _json_rows(path: Path, content: str) -> Rows:
-    """The objects, as rows below a header of the first one's keys; a key that is missing or null is an empty cell."""
+    """Rows of a JSONL file. The first object's keys are the header; missing keys and null become empty cells."""
     rows: Rows = []
     for number, line in enumerate(content.split("\n"), 1):
         if not line.strip():
@@ -108,7 +108,7 @@ READERS = {".tsv": _tsv_rows, ".csv": _csv_rows, ".jsonl": _json_rows}
 
 
 def _columns(path: Path, rows: list[list[str]], text: str | None, label: str | None) -> tuple[int, int, int]:
-    """Where the text and the label stand, and the number of the first row of data."""
+    """The columns of text and label, and the index of the first row of data."""
     names = [cell.strip().lower() for cell in rows[0]]
     wanted_text = [text.lower()] if text else TEXT_NAMES
     wanted_label = [label.lower()] if label else LABEL_NAMES
@@ -125,7 +125,7 @@ def _columns(path: Path, rows: list[list[str]], text: str | None, label: str | N
 
 # ------------------------------------------------------------------------------------------- splitting
 class Splits(NamedTuple):
-    """Three lists of messages, no text in two of them."""
+    """Three lists of messages with no text in common."""
 
     train: list[Message]
     valid: list[Message]
@@ -135,7 +135,7 @@ class Splits(NamedTuple):
 def split(messages: Sequence[Message], seed: int, valid: float = 0.1, test: float = 0.2) -> Splits:
     """Drop repeated texts, then split by `seed`, each class in the same proportions (stratified).
 
-    Raises ValueError for a single class, or a class too small to stand in all three.
+    Raises ValueError for a single class, or a class too small to occur in all three lists.
     """
     first = {message.text: message for message in reversed(messages)}
     by_class: dict[str, list[Message]] = defaultdict(list)
@@ -166,10 +166,10 @@ def batches(
     tokenizer: Tokenizer = BYTES,
     multiple: int = 1,
 ) -> Iterator[tuple[list[int], Batch]]:
-    """Batches of messages of like length, so that little is padded, and the numbers of the messages in each.
+    """Batches of messages of similar length, to keep padding small, and the indices of the messages in each.
 
-    With `rng` in random order, equal lengths shuffled; without it from short to long. Lengths are padded to a `multiple`,
-    if that is not more than the context.
+    With `rng` in random order; without it from short to long. Lengths are padded to a `multiple`, unless that exceeds the
+    context.
     """
     encoded = [tokenizer.encode(m.text, context) for m in messages]
     order = np.arange(len(messages)) if rng is None else rng.permutation(len(messages))

@@ -1,4 +1,4 @@
-"""How well a classifier does: accuracy, precision, recall, F1, and who was taken for whom."""
+"""Metrics of a classifier: accuracy, precision, recall, F1 and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Metrics:
-    """Counts of true class (rows) against predicted class (columns), and what follows from them."""
+    """A confusion matrix, true class (rows) by predicted class (columns), and the metrics computed from it."""
 
     labels: tuple[str, ...]
     confusion: np.ndarray  # (classes, classes)
@@ -25,16 +25,16 @@ class Metrics:
 
     @property
     def accuracy(self) -> float:
-        """Share of messages whose class was predicted."""
+        """Fraction of messages classified correctly."""
         return float(self.confusion.trace() / max(1, self.confusion.sum()))
 
     def precision(self, label: str) -> float:
-        """Of those called `label`, the share that are."""
+        """Fraction of messages predicted as `label` that are `label`."""
         i = self.labels.index(label)
         return float(self.confusion[i, i] / max(1, self.confusion[:, i].sum()))
 
     def recall(self, label: str) -> float:
-        """Of those that are `label`, the share that were called so."""
+        """Fraction of messages of class `label` that are predicted so."""
         i = self.labels.index(label)
         return float(self.confusion[i, i] / max(1, self.confusion[i].sum()))
 
@@ -44,7 +44,7 @@ class Metrics:
         return 2 * p * r / (p + r) if p + r else 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """All metrics as JSON values."""
         per_class = {
             label: {"precision": self.precision(label), "recall": self.recall(label), "f1": self.f1(label)}
             for label in self.labels

@@ -54,7 +54,7 @@ class Profile:
     whichever version ran: products of matrices where it has some, else one per element. A product that several vjps share
     counts with one of them. `kept` is the memory that ops inside the block computed and that a recorded vjp holds: each
     array once, views as the array they look into, and nothing that the ops were given, such as parameters and data. It is
-    what was held when the next op ran: an output that nobody took keeps nothing.
+    what was held when the next op ran: an output that was dropped keeps nothing.
     """
 
     def __init__(self) -> None:

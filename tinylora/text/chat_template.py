@@ -1,13 +1,13 @@
-"""A model's own chat template: Jinja out of somebody else's file, run with little allowed and all of it counted.
+"""Renders a model's chat template. It is untrusted Jinja code, so it runs in a sandbox with a budget.
 
-jinja2's immutable sandbox keeps a template from Python's insides, but not from running for hours or filling the memory. So:
+jinja2's immutable sandbox denies access to Python's internals, but limits neither time nor memory. So:
 
-- Only the functions, filters and methods listed in template_sandbox.py can be used. There is nothing to import or include.
-- Every step is paid for out of a budget by the size of what it reads and makes, and what can be large is paid for before it
-  is made. jinja2 lets us in on calls, filters, tests and operators; for the rest the parsed template is rewritten before it
-  is compiled: the bodies of loops and macros begin by paying, and `~`, comparisons and slices become filters that pay.
+- Only the functions, filters and methods listed in template_sandbox.py can be used. Imports and includes do not exist.
+- Every step is charged to a budget by the size of its inputs and result, and large results are charged before they are
+  made. jinja2 has hooks for calls, filters, tests and operators. For the rest, the parsed template is rewritten before it
+  is compiled: bodies of loops and macros begin with a charge; `~`, comparisons and slices become filters that charge.
 
-A template whose budget is spent is refused. The budget grows with the messages; usual templates need a hundredth of it.
+A template that exceeds its budget raises LoadError. The budget grows with the messages; usual templates need a hundredth.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any, TypeVar
 from tinylora.formats import LoadError
 from tinylora.text.template_budget import Budget
 
-LONGEST = 1 << 16  # characters of a template
+LONGEST = 1 << 16  # characters in a template
 T = TypeVar("T")
 
 
 class ChatTemplate:
-    """The template `source`; `bos_token` and `eos_token` are what it writes by these names, and `where` begins its errors.
+    """A compiled template. `bos_token` and `eos_token` are its variables; error messages begin with `where`.
 
-    Raises LoadError, in one line, if it is too long, no Jinja, or asks for what is not allowed; RuntimeError if jinja2 is
+    Raises LoadError, in one line, if it is too long, not valid Jinja, or uses what is not allowed; RuntimeError if jinja2 is
     missing.
 
     >>> source = "{% for m in messages %}[{{ m.role }}] {{ m.content | trim }}{{ eos_token }}{% endfor %}"
@@ -48,7 +48,7 @@ class ChatTemplate:
         self._template = self._guarded(lambda: ChatEnvironment(self._budget).compiled(source))
 
     def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **variables: Any) -> str:
-        """The conversation as one text. A message has "role" and "content"; `variables` are what else the template knows.
+        """The conversation as one text. A message has "role" and "content"; `variables` are passed to the template.
 
         Raises LoadError, in one line, if the template refuses the messages, fails, or does more than its budget allows.
         """
@@ -62,7 +62,7 @@ class ChatTemplate:
             return work()
         except RecursionError:
             raise LoadError(f"{self.where}: it calls itself, or is nested, too deeply") from None
-        except Exception as error:  # a template may fail in any way
+        except Exception as error:  # a template may raise anything
             said = str(getattr(error, "message", None) or error) or type(error).__name__
             line = "".join(c if c.isprintable() else " " for c in f"{self.where}: {said}")
             raise LoadError(" ".join(line.split())[:300]) from None

@@ -1,4 +1,4 @@
-"""Text from a GPT, one token at a time."""
+"""Generates text with a decoder, one token at a time."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def generate(
 ) -> Iterator[int]:
     """Yield up to `count` tokens that continue `prompt`, and end before the first that is in `stop`.
 
-    What no longer fits the context is forgotten from the front; from there on every token costs the whole context, since
-    all positions move. Puts the model into evaluation mode. Raises ValueError for an empty prompt.
+    Tokens that no longer fit the context are dropped from the front; from then on every token costs a forward pass over
+    the whole context, since all positions shift. Puts the model into evaluation mode. Raises ValueError for an empty prompt.
 
     >>> import tinylora
     >>> from tinylora.text.sampling import GREEDY
@@ -46,10 +46,10 @@ def generate_batch(
     stop: Collection[int] = (),
     seed: int | None = None,
 ) -> Iterator[list[int | None]]:
-    """Continue several prompts at once: yield the next token of each, None for one that met its `stop`.
+    """Continue several prompts at once: yield the next token of each, None for one that has ended.
 
-    Prompts of different lengths are padded on the left, and nothing sees the padding. What is drawn for a text depends on
-    the seed and its place among the prompts, and not on the other prompts.
+    Prompts of different lengths are padded on the left, and the padding is masked out. The tokens drawn for a prompt depend
+    on the seed and its index, and not on the other prompts.
     """
     if not all(prompts):
         raise ValueError("generate needs a prompt of at least one token")
@@ -62,7 +62,7 @@ def generate_batch(
     cache = model.new_cache(padding, min(width + count, context))
     for step in range(count):
         start = cache.length
-        if (length := width + step) > context:  # every position moves: nothing that is kept holds any more
+        if (length := width + step) > context:  # all positions shift, so the cache is no longer valid
             start = length - context
             cache = model.new_cache([max(pad - start, 0) for pad in padding])
         with no_grad():
@@ -78,7 +78,7 @@ def generate_batch(
 
 
 def pieces(tokens: Iterable[int], decode: Callable[[list[int]], str]) -> Iterator[str]:
-    """The text of tokens as they come, each piece as soon as its last character is whole.
+    """Decode tokens as they arrive; a piece of text is yielded as soon as its last character is complete.
 
     >>> list(pieces([72, 195, 164, 33], lambda ids: bytes(ids).decode(errors="replace")))
     ['H', 'ä', '!']
@@ -88,7 +88,7 @@ def pieces(tokens: Iterable[int], decode: Callable[[list[int]], str]) -> Iterato
     for token in tokens:
         known.append(token)
         text = decode(known)
-        if len(text) > len(said) and not text.endswith("\ufffd"):  # what stands for a broken character
+        if len(text) > len(said) and not text.endswith("\ufffd"):  # U+FFFD marks an incomplete character
             yield text[len(said) :]
             said = text
     if len(text) > len(said):

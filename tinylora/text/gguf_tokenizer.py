@@ -1,7 +1,7 @@
-"""The tokenizer of a GGUF file, made of the file's own entries: byte-level BPE, cut up as its family cuts up text.
+"""Builds the tokenizer of a GGUF file from its metadata: byte-level BPE with the family's pre-tokenizer.
 
-Where the text is cut before the merges is not in the file; `tokenizer.ggml.pre` names a family, whose rule is written here.
-The rules are those of the families' own tokenizer.json, which llama.cpp follows in llama-vocab.cpp.
+How text is split before BPE is not in the file: `tokenizer.ggml.pre` names a family, whose rule is here. The rules are those
+of the families' tokenizer.json and of llama.cpp's llama-vocab.cpp.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from tinylora.formats import LoadError
 from tinylora.text.tokenizer import LibraryTokenizer
 
-CONTROL, USER_DEFINED = 3, 4  # kinds of token that are looked for in a text before it is cut up
+CONTROL, USER_DEFINED = 3, 4  # types of tokens that are matched in a text before it is split
 WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
@@ -31,7 +31,7 @@ def _smollm(library: Any, space: bool) -> list[Any]:
 
 
 def _llama3(library: Any, space: bool) -> list[Any]:
-    """Llama 3: numbers in groups of three digits at most."""
+    """Llama 3's rule: numbers are split into groups of at most three digits."""
     return [_split(library, WORDS % "{1,3}"), _bytes_only(library)]
 
 
@@ -76,7 +76,7 @@ PREFIX = "tokenizer.ggml."
 
 
 class _Entries:
-    """The file's entries about its tokenizer, each checked when it is asked for."""
+    """The file's tokenizer entries, each checked when it is read."""
 
     def __init__(self, metadata: dict[str, Any], where: str) -> None:
         self.metadata, self.where = metadata, where
@@ -110,7 +110,7 @@ class _Entries:
         return found
 
     def added(self, name: str, number: int | None, default: bool) -> list[int]:
-        """What stands at one end of every message: the bos or eos token, or nothing."""
+        """The tokens at one end of every message: bos or eos, or none."""
         if not self.flag(f"add_{name}_token", default and number is not None):
             return []
         if number is None:
@@ -119,7 +119,7 @@ class _Entries:
 
 
 def _made(entries: _Entries) -> tuple[Any, Callable[[Any, bool], list[Any]]]:
-    """A tokenizer of the library, and the family's rule for cutting up text."""
+    """A tokenizer of the library `tokenizers`, with the family's rule for splitting text."""
     entries.choice("model", ["gpt2"])
     pre = entries.choice("pre", FAMILIES)
     family, space = FAMILIES[pre], entries.flag("add_space_prefix", False)
@@ -142,9 +142,9 @@ def _made(entries: _Entries) -> tuple[Any, Callable[[Any, bool], list[Any]]]:
     if odd := next((pair for pair in pairs if not all(pair) or "".join(pair) not in vocabulary), None):
         raise entries.error("merges", f"has {' '.join(odd).strip()[:40]!r}, which does not join two tokens into a third")
     try:
-        # A word that is a token is that token, whatever the merges say: so in Llama 3's own tokenizer.json
+        # a word in the vocabulary is one token, whatever the merges: as in Llama 3's tokenizer.json
         model = tokenizers.models.BPE(vocabulary, pairs, ignore_merges=family is _llama3)
-    except Exception as error:  # the library raises nothing narrower
+    except Exception as error:  # the library raises plain Exception
         raise entries.error("merges", f"does not fit the tokens ({error})") from None
     made = tokenizers.Tokenizer(model)
     if family is _qwen2:

@@ -1,4 +1,4 @@
-"""How well a language model predicts a text: its perplexity, and the bits it would take per byte to compress it."""
+"""Measures how well a language model predicts a text: perplexity and bits per byte."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Perplexity(NamedTuple):
 
     @property
     def value(self) -> float:
-        """e to the mean of -log p: as many equally likely tokens would be as hard to predict."""
+        """exp of the mean of -log p: the number of equally likely tokens that would be as hard to predict."""
         return math.exp(self.nats / self.tokens)
 
     def bits_per_byte(self, size: int) -> float:
-        """For predicted tokens that stand for `size` bytes of text."""
+        """Bits per byte, if the predicted tokens are `size` bytes of text."""
         return self.nats / math.log(2) / size
 
 
@@ -36,8 +36,8 @@ def perplexity(model: Decoder, ids: Sequence[int], window: int = 1024) -> Iterat
     """Perplexity of the first window, the first two, and so on to the end of the text.
 
     Window k reads tokens window · k onwards and predicts those from window · k + 1 on: windows do not overlap, so a token is
-    predicted from those before it in its window alone. What does not fill the last window is left out, unless there is no
-    other. Raises ValueError for a text of fewer than two tokens, and for a window that does not fit the model's context.
+    predicted only from those before it in its window. An incomplete last window is left out, unless it is the only one.
+    Raises ValueError for a text of fewer than two tokens, and for a window that does not fit the model's context.
     """
     if window > model.cfg.context_length:
         raise ValueError(f"a window of {window} tokens does not fit the context of {model.cfg.context_length}")

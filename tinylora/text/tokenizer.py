@@ -1,4 +1,4 @@
-"""Text to tokens and back: bytes for the boxed model, a byte-pair encoding for a folder that holds one."""
+"""Tokenizers: bytes for the model in the box, the library `tokenizers` for Hugging Face folders."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ TOKENIZER_FILES = (
     "tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "tokenizer_config.json", "special_tokens_map.json",
     "chat_template.jinja",
 )  # fmt: skip
-END = 256  # the one token that is no byte: before, between and after texts
+END = 256  # the only token that is not a byte: marks the beginning and end of texts
 
 
 class Tokenizer(Protocol):
-    """What training, prediction and generation ask for. `pad` fills up a batch; a text ends at a token of `stop`."""
+    """The interface that training, prediction and generation use. `pad` pads batches; tokens in `stop` end a text."""
 
     pad: int
     stop: tuple[int, ...]
@@ -30,11 +30,11 @@ class Tokenizer(Protocol):
         """What stands before the tokens that continue `text`: at least one token."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Tokens back to text; of a character that is not whole nothing, or U+FFFD at the end."""
+        """Tokens back to text. An incomplete character becomes nothing, or U+FFFD at the end."""
 
 
 class ByteTokenizer:
-    """Every byte of UTF-8 is a token; END stands before and after a message.
+    """Tokens are the bytes of UTF-8; END is put before and after a message.
 
     >>> BYTES.encode("hi", 10)
     array([256, 104, 105, 256])
@@ -57,9 +57,9 @@ BYTES = ByteTokenizer()
 
 
 class LibraryTokenizer:
-    """Tokens by the library `tokenizers`: `tokenizer` is one of its, `stop` and `pad` are ids of its vocabulary.
+    """A tokenizer of the library `tokenizers`; `stop` and `pad` are ids of its vocabulary.
 
-    `begin` and `end` are put before and after a message; what the library's tokenizer adds itself comes as well.
+    `begin` and `end` are put before and after a message, in addition to what the library's tokenizer adds.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class LibraryTokenizer:
         self._begin, self._end = list(begin), list(end)
 
     def __len__(self) -> int:
-        """How many tokens there are, added ones included."""
+        """The number of tokens, including added ones."""
         return self._tokenizer.get_vocab_size()
 
     def encode(self, text: str, context: int) -> np.ndarray:
@@ -83,14 +83,14 @@ class LibraryTokenizer:
         return [*self._begin, *self._ids(text, True)] or [self.pad]
 
     def tokens(self, text: str) -> list[int]:
-        """The tokens of `text` and nothing else: for a text from a chat template, which writes its own special tokens."""
+        """The tokens of `text` with nothing added: for chat templates, which write special tokens themselves."""
         return self._ids(text, False)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(list(ids))
 
     def is_special(self, id: int) -> bool:
-        """Is it a token that no text is cut into, such as a turn's end?"""
+        """Whether it is a special token, such as the end of a turn."""
         return self._tokenizer.decode([id], skip_special_tokens=True) == ""
 
     def save(self, path: Path) -> None:
@@ -102,7 +102,7 @@ class LibraryTokenizer:
         return self._tokenizer.token_to_id(token)
 
     def _ids(self, text: str, special: bool) -> list[int]:
-        whole = text.encode("utf-8", "replace").decode()  # half a surrogate pair is no character
+        whole = text.encode("utf-8", "replace").decode()  # lone surrogates are not valid
         return self._tokenizer.encode(whole, add_special_tokens=special).ids
 
 
@@ -110,7 +110,7 @@ class FolderTokenizer(LibraryTokenizer):
     """The tokenizer of a Hugging Face folder: `tokenizer.json`, else GPT-2's `vocab.json` and `merges.txt`.
 
     Nothing is added to a message that the folder's tokenizer does not add. Without `pad` the first of `stop` is used. Raises
-    LoadError if the files are missing or broken, RuntimeError if the library is.
+    LoadError if the files are missing or broken, RuntimeError if the library is missing.
     """
 
     def __init__(self, folder: Path, stop: Sequence[int] = (), pad: int | None = None) -> None:
@@ -135,6 +135,6 @@ def _read(folder: Path) -> Any:
         byte_level.add_special_tokens(sorted(added, key=lambda token: added[token]))
         if odd := [token for token, number in added.items() if byte_level.token_to_id(token) != number]:
             raise ValueError(f"added_tokens.json gives {odd[0]!r} a number that is not the next")
-    except Exception as error:  # the library raises nothing narrower
+    except Exception as error:  # the library raises plain Exception
         raise LoadError(f"{folder}: its tokenizer is not readable ({error})") from None
     return byte_level

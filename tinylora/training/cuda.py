@@ -1,7 +1,7 @@
-"""The whole training step as one CUDA graph: recorded once, then launched as a whole.
+"""Captures a training step as a CUDA graph, which is then launched as a whole.
 
-A small step is a thousand launches of a few microseconds each, and Python takes longer to ask for them than the GPU to
-carry them out. A graph asks once.
+A small step is a thousand launches of a few microseconds each, and Python takes longer to launch them than the GPU to run
+them. A graph is one launch.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class Captured:
 
     def __init__(self, step: Step, optimizer: Optimizer) -> None:
         self.step, self.optimizer = step, optimizer
-        self.graphs: dict[Any, _Graph | None] = {}  # by the shapes of the inputs; None: seen once, by its own launches
+        self.graphs: dict[Any, _Graph | None] = {}  # by input shapes; None: seen once, not captured
         self._cupy = backend.cupy()
-        self._pool = self._cupy.cuda.MemoryPool()  # that of all graphs: they run one after another
-        self._stream = self._cupy.cuda.Stream(non_blocking=True)  # CuPy's pools keep apart what streams have freed
-        self._homes: dict[int, tuple[Array | None, ...]] = {}  # of a parameter's data, m and v, by its id
+        self._pool = self._cupy.cuda.MemoryPool()  # shared by all graphs, which run one after another
+        self._stream = self._cupy.cuda.Stream(non_blocking=True)  # CuPy's pools are separate for each stream
+        self._homes: dict[int, tuple[Array | None, ...]] = {}  # a parameter's data, m and v, by its id
 
     def __call__(self, *inputs: Tensor) -> Any:
-        """One step. Returns what the step returns, in memory of its own."""
+        """Run one step. Returns copies of the step's outputs."""
         key = tuple((x.shape, x.dtype.char) for x in inputs)
         self._bring_home()
         if key not in self.graphs:
@@ -49,11 +49,11 @@ class Captured:
 
     @property
     def nbytes(self) -> int:
-        """How much memory of the GPU its graphs hold, beside the parameters and the optimizer's state."""
+        """GPU memory in bytes that its graphs hold, beside the parameters and the optimizer's state."""
         return self._pool.total_bytes()
 
     def _first(self, *inputs: Tensor) -> Any:
-        """The step by its own launches. It fills the pool with what a graph of it will need."""
+        """Run the step without a graph. This fills the memory pool for the capture."""
         current = self._cupy.cuda.get_current_stream()
         self._stream.wait_event(current.record())
         with self._stream:
@@ -62,9 +62,9 @@ class Captured:
         return out
 
     def record(self, slots: Slots, key: Callable[[], Array], *inputs: Tensor) -> tuple[Any, Any]:
-        """The graph of the step, and where it leaves its outputs."""
+        """Capture the step: its graph, and the arrays of its outputs."""
         if not any(self.graphs.values()):
-            self._pool.free_all_blocks()  # cut up by the first step; while graphs are about, all of it is theirs
+            self._pool.free_all_blocks()  # split into pieces by the first step; reserved for the graphs from now on
         with self._stream as stream, recording(slots), backend.keys_from(key):
             stream.begin_capture(self._cupy.cuda.runtime.streamCaptureModeRelaxed)
             try:
@@ -82,9 +82,9 @@ class Captured:
             return self.step(*inputs)
 
     def _bring_home(self) -> None:
-        """Give parameters and the optimizer's state places that stay: graphs have the addresses written into them.
+        """Keep parameters and optimizer state at fixed addresses, which are recorded in the graphs.
 
-        What is elsewhere by now, after an ordinary step or `load_state_dict`, is copied there.
+        Arrays replaced since, by an ordinary step or `load_state_dict`, are copied back there.
         """
         for p in self.optimizer.parameters():
             data, m, v = self._homes.get(id(p), (None, None, None))
@@ -100,23 +100,23 @@ class Captured:
         if home is array:
             return home
         if home is None or home.shape != array.shape or home.dtype != array.dtype:
-            self.graphs = dict.fromkeys(self.graphs)  # they know another address
-            return array.copy()  # whoever else holds the array keeps it as it is
+            self.graphs = dict.fromkeys(self.graphs)  # they use another address
+            return array.copy()  # other holders of the array keep its values
         home[...] = array
         return home
 
 
 class _Graph:
-    """The launches of one step for inputs of one shape, where they read their inputs, and where they leave their outputs."""
+    """A captured step for inputs of one shape: its graph, its input arrays and its output arrays."""
 
     def __init__(self, owner: Captured, inputs: tuple[Tensor, ...]) -> None:
         xp: Any = backend.cupy()
         self.inputs = [Tensor(xp.asarray(x.data).copy()) for x in inputs]
         self.slots = Slots(xp)
-        self.kept: list[Array] = []  # the frozen weights, which must not be freed while the graph reads them
-        self._made: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()  # by id: what the step computes
+        self.kept: list[Array] = []  # the frozen weights: kept alive, since the graph reads them
+        self._made: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()  # by id: the step's results
         outer = this_thread.run
-        this_thread.run = functools.partial(self._keep, outer)  # of this thread alone
+        this_thread.run = functools.partial(self._keep, outer)  # this thread's only
         try:
             self.graph, self.outputs = owner.record(self.slots, self._key, *self.inputs)
         finally:
@@ -133,11 +133,11 @@ class _Graph:
         return self.outputs
 
     def _key(self) -> Array:
-        """A dropout key that is drawn anew for each replay, in the order in which an ordinary step draws them."""
+        """A dropout key that is drawn again for each replay, in the same order as in an ordinary step."""
         return live(backend.cupy(), backend.next_key, (), "uint64")
 
     def _keep(self, run: Callable[..., Any], op: Op, /, *inputs: Any, **options: Any) -> Any:
-        """Run an op, and keep what it reads unless an op or a vjp of the step has made it."""
+        """Run an op, and keep its inputs alive, except those that the step itself computes."""
         self.kept += [x for x in inputs if is_cupy(x) and id(x) not in self._made]
         out, vjps = run(op, *inputs, **options)
         self._made.update((id(x), x) for x in (out if isinstance(out, tuple) else (out,)))
@@ -154,14 +154,14 @@ class _Graph:
 
 
 def capture(step: Step, optimizer: Optimizer) -> Captured:
-    """`step(*tensors)`, which trains by `optimizer` and returns tensors, to be launched as a whole.
+    """Make `step(*tensors)`, which trains with `optimizer` and returns tensors, run as a CUDA graph.
 
     For inputs of each shape the first call is an ordinary step, the second records a CUDA graph and launches it, and every
     further one copies its inputs into place and launches it again: the numbers are the same, dropout and learning rates
-    included. A step may not look at its numbers (`.item()`, `if loss > 1`), which nobody knows while it is recorded; return
-    them and look then. Weights that are not trained have to stay where they are.
+    included. A step must not read values (`.item()`, `if loss > 1`), since nothing is computed during capture: return
+    tensors and read them afterwards. Frozen weights must not be replaced.
 
-    Raises RuntimeError without nvmath-python, whose matrix products can be recorded, and for other optimizers than Adam and
+    Raises RuntimeError without nvmath-python, whose matrix products can be captured, and for optimizers other than Adam and
     AdamW.
     """
     if not isinstance(optimizer, Adam):
@@ -173,7 +173,7 @@ def capture(step: Step, optimizer: Optimizer) -> Captured:
 
 
 def can_capture(device: backend.device) -> bool:
-    """Does `capture` work for tensors on `device`?"""
+    """Whether `capture` works for tensors on `device`."""
     return device == "cuda" and cublas_lt() is not None
 
 

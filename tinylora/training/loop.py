@@ -1,4 +1,4 @@
-"""One visible loop: fine-tune a GPT with a classifier's head on labelled messages, with AdamW."""
+"""The training loop: fine-tunes a classifier on labelled messages with AdamW."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from tinylora.training.cuda import can_capture, capture
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """lr is the peak learning rate, reached after `warmup` (a share of all steps); `clip` limits the gradient's norm.
+    """lr is the peak learning rate, reached after `warmup` (a fraction of all steps); `clip` limits the gradient's norm.
 
     With `graph`, a step on a GPU is captured once for each shape of batch (`tinylora.cuda.capture`) and launched as a whole;
-    batches are then padded to one of a few lengths, so that shapes repeat.
+    batches are then padded to one of a few lengths, so that few graphs are needed.
     """
 
     epochs: int = 2
@@ -43,14 +43,14 @@ Report = Callable[[dict[str, Any]], None]
 
 
 def warmup_cosine(step: int, steps: int, warmup: int) -> float:
-    """Share of the peak learning rate at `step`: a line up over `warmup` steps, then half a cosine down to a tenth."""
+    """Fraction of the peak learning rate at `step`: linear warm-up over `warmup` steps, then cosine decay to a tenth."""
     if step < warmup:
         return (step + 1) / warmup
     return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def class_scores(model: Decoder, batch: Batch) -> Tensor:
-    """Scores (B, classes), read at each message's last token."""
+    """Class scores (B, classes) at each message's last token."""
     return model.out_head(model.features_at(batch.ids, batch.last))
 
 
@@ -63,18 +63,18 @@ def train(
     report: Report = lambda event: None,
     tokenizer: Tokenizer = BYTES,
 ) -> bool:
-    """Fine-tune whatever requires grad in `model`, and keep the state of the epoch that did best on `valid`.
+    """Fine-tune whatever requires grad in `model`, and keep the state of the best epoch on `valid`.
 
-    Best is the highest accuracy, and the lowest loss among equals.
-    Whatever ends training, an error too, the best state so far is in the model then.
-    `report` gets a dict after every step (epoch, step, steps, loss, accuracy, lr) and every epoch (epoch, valid). Ctrl-C
-    ends training early and keeps the best state so far: returns False then. Raises FloatingPointError if the loss is NaN.
+    The best epoch has the highest accuracy, and among equals the lowest loss. However training ends, also by an error, the
+    model is left in the best state so far. `report` gets a dict after every step (epoch, step, steps, loss, accuracy, lr)
+    and every epoch (epoch, valid). Returns False if Ctrl-C ended training early. Raises FloatingPointError if the loss is
+    NaN.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
     rng = np.random.default_rng(config.seed)
     steps = config.epochs * math.ceil(len(messages) / config.batch_size)
-    best = ((-1.0, 0.0), [p.data.copy() for p in trained])  # a captured step overwrites the arrays
+    best = ((-1.0, 0.0), [p.data.copy() for p in trained])  # copied: a captured step overwrites the arrays
     captured = config.graph and can_capture(trained[0].device)
     step_on = _step_of(model, optimizer, config.clip)
     run = capture(step_on, optimizer) if captured else step_on
@@ -107,7 +107,7 @@ def train(
 
 
 def _step_of(model: Decoder, optimizer: AdamW, clip: float) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
-    """One step on the parts of a Batch: the loss, the gradient's norm, and the share of right answers."""
+    """One step on the parts of a Batch: the loss, the gradient's norm, and the accuracy."""
 
     def step(ids: Tensor, last: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         scores = class_scores(model, Batch(ids, last, classes))
@@ -115,7 +115,7 @@ def _step_of(model: Decoder, optimizer: AdamW, clip: float) -> Callable[..., tup
         optimizer.zero_grad()
         loss.backward()
         norm = clip_grad_norm_(optimizer.parameters(), clip)
-        with np.errstate(all="ignore"):  # after a loss that is not finite, of which the caller hears
+        with np.errstate(all="ignore"):  # NaN after a loss that is not finite, which the caller raises
             optimizer.step()
         return loss, norm, (scores.argmax(1) == classes).float().mean()
 

@@ -1,4 +1,4 @@
-"""Activation checkpointing: keep what goes into a part of the model, and compute the rest again on the way back.
+"""Activation checkpointing: keeps only a part's inputs, and recomputes the rest during backward.
 
 A block of a GPT keeps some sixteen arrays of its input's size for the backward pass. Recomputed, it keeps the input alone,
 and a step costs one more forward pass. Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
@@ -18,7 +18,7 @@ from tinylora.tensor import Node, Tensor, _mode
 
 
 def checkpoint(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
-    """function(*inputs), of which the inputs alone are kept: backward calls the function again.
+    """function(*inputs), keeping only the inputs: backward calls the function again.
 
     Parameters that the function uses get their gradients whether or not an input requires one, and dropout draws the same
     masks the second time. The function has to do the same both times, and return one Tensor: TypeError otherwise.
@@ -39,11 +39,11 @@ def checkpoint(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
         out = function(*inputs)
     if not isinstance(out, Tensor):
         raise TypeError(f"checkpoint: the function has to return one Tensor, not {type(out).__name__}")
-    if out.node is None:  # nothing that is trained had a part in it
+    if out.node is None:  # no parameter that is trained was used
         return out
 
     def gradients(g: Array) -> list[Array]:
-        """Of the inputs. Those of the parameters inside are added to their .grad on the way."""
+        """Gradients of the inputs. Those of parameters inside are added to their .grad as a side effect."""
         again = [Tensor(x.data, requires_grad=x.requires_grad) if isinstance(x, Tensor) else x for x in inputs]
         with _grad_enabled(), keys_from(functools.partial(next, iter(keys))):
             function(*again).backward(Tensor(g))
@@ -51,19 +51,19 @@ def checkpoint(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
 
     recomputed = once(gradients)
     edges = [(x.node, _vjp(recomputed, i, x)) for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.node is not None]
-    if not edges:  # of frozen inputs: one edge to nowhere, so that the walk comes by
+    if not edges:  # no input requires grad: an edge to an unused node, so that backward reaches this node
         edges = [(Node((), ()), lambda g: (recomputed(g), array_module(g).zeros((), g.dtype))[1])]
     return Tensor(out.data, node=Node(out.shape, tuple(edges)))
 
 
 def checkpoint_modules(modules: Iterable[Module]) -> None:
-    """From now on each of these modules computes its inside again on the way back.
+    """Make each of these modules recompute its activations during backward.
 
     >>> import tinylora
     >>> checkpoint_modules(tinylora.load_model("nano").trf_blocks)
     """
     for module in modules:
-        module.forward = functools.partial(checkpoint, module.forward)  # type: ignore[method-assign]  # of this module alone
+        module.forward = functools.partial(checkpoint, module.forward)  # type: ignore[method-assign]  # this module only
 
 
 def _vjp(recomputed: Callable[[Array], list[Array]], i: int, x: Tensor) -> Callable[[Array], Array]:
@@ -71,21 +71,21 @@ def _vjp(recomputed: Callable[[Array], list[Array]], i: int, x: Tensor) -> Calla
 
     def d_input(g: Array) -> Array:
         d = recomputed(g)[i]
-        return array_module(g).zeros(shape, dtype) if d is None else d  # None: the function made no use of it
+        return array_module(g).zeros(shape, dtype) if d is None else d  # None: the function did not use it
 
     return d_input
 
 
 @contextlib.contextmanager
 def _forgetting_vjps() -> Iterator[None]:
-    """In this block the graph records which tensors require grad, and none of the arrays that a backward would need."""
+    """Inside this block only `requires_grad` is tracked; nothing is kept for backward."""
     outer = this_thread.run
 
     def run(op: Op, /, *inputs: Any, **options: Any) -> tuple[Any, tuple[Any, ...]]:
         out, vjps = outer(op, *inputs, **options)
         return out, tuple(None if vjp is None else _nothing for vjp in vjps)
 
-    this_thread.run = run  # of this thread alone
+    this_thread.run = run  # this thread's only
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
-"""LoRA adapters as Hugging Face PEFT stores them: what `adapter_config.json` says, and which array is which.
+"""Reads `adapter_config.json` of Hugging Face PEFT, and resolves which modules it targets.
 
-Every entry of the configuration is honoured, has no effect on what is computed, or is refused by its name. Names are those
-of the Hugging Face model ("transformer.h.0.attn.c_attn"); load.py puts them onto ours.
+Every entry is supported, has no effect on the computation, or is refused by name. Module names are those of the Hugging
+Face model ("transformer.h.0.attn.c_attn"); load.py maps them to ours.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 LORA = re.compile(r"(?P<module>.+)\.lora_(?:(?P<ab>[AB])\.weight|embedding_(?P<embedding>[AB])|magnitude_vector)")
 
-# entries that are data about the adapter or about how it was initialised: nothing is imported, no path is followed
+# entries that do not change the computation; nothing they name is imported or opened
 WITHOUT_EFFECT = frozenset(
     """auto_mapping base_model_name_or_path revision inference_mode peft_version task_type fan_in_fan_out megatron_core
     loftq_config eva_config qalora_group_size runtime_config""".split()
 )
-# ways to draw the first A and B that leave the base as it is; PiSSA, OLoRA, LoftQ and the like change it
+# initialisations that leave the base unchanged; PiSSA, OLoRA, LoftQ and others change it
 INITS = (True, False, "gaussian", "eva", "orthogonal")
 REPEATS, OPTIONS = re.compile(r"(?<!\\)[*+{]"), re.compile(r"(?<![\\(*+?}])\?")
-TRIES = 2**21  # a few seconds at worst for all names of GPT-2 small
+TRIES = 2**21  # limits matching to a few seconds for all names of GPT-2 small
 
 
 @dataclass(frozen=True)
 class PeftConfig:
-    """What an `adapter_config.json` says, under PEFT's names."""
+    """The entries of an `adapter_config.json`, by PEFT's names."""
 
     r: int
     lora_alpha: float
@@ -50,24 +50,24 @@ class PeftConfig:
     task_type: str | None = None
 
     def rank(self, module: str) -> int:
-        """The rank of A and B at a module: that of the first pattern that fits its name, else r."""
+        """The rank at a module: that of the first pattern in rank_pattern that matches its name, else r."""
         return self.rank_pattern.get(_pattern(self.rank_pattern, module), self.r)
 
     def scale(self, module: str) -> float:
-        """What multiplies B A at a module: alpha / r, or alpha / √r with rsLoRA."""
+        """The factor of B A at a module: alpha / r, or alpha / √r with rsLoRA."""
         alpha = self.alpha_pattern.get(_pattern(self.alpha_pattern, module), self.lora_alpha)
         rank = self.rank(module)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
     def saves(self, module: str) -> bool:
-        """Is this module trained whole, and stored whole?"""
+        """Whether this module is trained and stored whole."""
         owners = [module.rsplit(".", i)[0] for i in range(module.count(".") + 1)]
         return any(owner.endswith(name) for owner in owners for name in self.modules_to_save)
 
     def targets(self, modules: dict[str, str]) -> list[str]:
-        """The modules that have LoRA, of all `modules`, given with their kind: see models/names.py.
+        """The names of those `modules` (name -> kind, see models/names.py) that get LoRA.
 
-        Raises LoadError if none has, or if one is neither a linear layer nor an embedding.
+        Raises LoadError if there is none, or if one is neither a linear layer nor an embedding.
         """
         if isinstance(self.target_modules, str) and self.target_modules.lower() == "all-linear":
             heads = ("lm_head", "score") if self.task_type == "SEQ_CLS" else ("lm_head",)
@@ -110,7 +110,7 @@ def _pattern(patterns: dict[str, Any], module: str) -> str:
 
 # -------------------------------------------------------------------------------------------- reading
 def read_config(folder: Path) -> PeftConfig:
-    """The configuration in `folder`. Raises LoadError that names the entry that cannot be honoured."""
+    """The configuration in `folder`. Raises LoadError that names an unsupported entry."""
     path = folder / CONFIG
     found = strict_json.read(path)
     try:
@@ -128,7 +128,7 @@ def _parsed(found: dict[str, Any]) -> PeftConfig:
         )
     known = PeftConfig.__dataclass_fields__.keys() | WITHOUT_EFFECT | {"peft_type", "init_lora_weights"}
     for name in found.keys() - known:
-        if found[name] not in (None, False, [], {}):  # whatever it is, it is off
+        if found[name] not in (None, False, [], {}):  # unknown entries are accepted only if they are off
             raise LoadError(f"{name} is {str(found[name])[:60]!r}, which tinylora does not know how to honour")
     if found.get("bias", "none") not in ("none", "all", "lora_only"):
         raise LoadError(f"bias is none, all or lora_only, not {found['bias']!r}")
@@ -198,7 +198,7 @@ def _names(value: Any, name: str, pattern: bool = False) -> Any:
 
 def _patterns(value: Any, name: str) -> tuple[str, ...]:
     names = _names([value] if isinstance(value, str) and value else value or None, name)
-    return tuple(_safe(p, name, tries=1) for p in names)  # PEFT puts repeats around them
+    return tuple(_safe(p, name, tries=1) for p in names)  # PEFT adds repeats around these patterns
 
 
 def _table(value: Any, name: str) -> dict[str, Any]:
@@ -210,7 +210,7 @@ def _table(value: Any, name: str) -> dict[str, Any]:
 
 
 def _safe(pattern: str, name: str, tries: int = TRIES) -> str:
-    """The pattern, if it is one that cannot take forever: no repeated group, and not too much to try."""
+    """The pattern, if it is sure to match in reasonable time: no repeated group, few repeats and alternatives."""
     if re.search(r"\)[*+{]", pattern) or _tries(pattern) > tries:
         raise LoadError(f"{name}: the pattern {pattern[:60]!r} has a repeated group, or too many repeats and alternatives")
     try:
@@ -221,7 +221,7 @@ def _safe(pattern: str, name: str, tries: int = TRIES) -> str:
 
 
 def _tries(pattern: str) -> int:
-    """About how many ways a pattern may be tried on one name: what repeats, options and alternatives multiply to."""
+    """A rough bound on the backtracking for one name: the product of repeats, options and alternatives."""
     if len(pattern) > 1000:
         return 2 * TRIES
     alternatives = math.prod(part.count("|") + 1 for part in pattern.split("("))

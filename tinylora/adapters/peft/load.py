@@ -1,7 +1,7 @@
-"""Puts PEFT's adapters onto a decoder. What their configuration says is read in config.py.
+"""Applies PEFT's adapters to a decoder. config.py reads their configuration.
 
-Where one layer there is several modules here, as GPT-2's c_attn is query, key and value, these share the one A, as one
-parameter, and each has its part of B, so that values, gradients and steps are PEFT's.
+Where one layer there is several modules here, as GPT-2's c_attn is query, key and value, these share one parameter A, and
+each has its part of B. Outputs, gradients and optimizer steps equal PEFT's.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Arrays = dict[str, np.ndarray]
 
 
 def is_peft(path: str | Path) -> bool:
-    """Is this the folder of an adapter as PEFT writes it?"""
+    """Whether this is a folder with an adapter in PEFT's format."""
     return (Path(path) / peft.CONFIG).is_file()
 
 
 class PeftAdapter(NamedTuple):
-    """What a folder holds: the configuration, the arrays by their names there, and what tinylora noted if it wrote them."""
+    """An adapter in PEFT's format: configuration, arrays by PEFT's names, and tinylora's metadata if there is any."""
 
     folder: Path
     config: peft.PeftConfig
@@ -43,7 +43,7 @@ class PeftAdapter(NamedTuple):
 
 
 def read_peft(folder: str | Path) -> PeftAdapter:
-    """The adapter in a folder as PEFT writes it. Raises LoadError that names what cannot be honoured."""
+    """Read an adapter in PEFT's format. Raises LoadError that names what is not supported."""
     config, path = peft.read_config(Path(folder)), Path(folder) / peft.WEIGHTS
     if not path.is_file():
         for other in sorted(Path(folder).iterdir()):
@@ -63,7 +63,7 @@ def read_peft(folder: str | Path) -> PeftAdapter:
 
 
 def put_peft(model: Decoder, adapter: PeftAdapter, lora_only: bool = False) -> LoRAConfig:
-    """Put an adapter onto its base; its LoRAConfig. See `store.load_adapter`."""
+    """Apply an adapter to its base, and return its LoRAConfig. See `store.load_adapter`."""
     if wrapped := [path for path, _ in lora_modules(model)]:
         raise ValueError(f"LoRA is applied already, to {wrapped[0]} and {len(wrapped) - 1} more: load onto the base alone")
     folder, config, arrays, _ = adapter
@@ -94,14 +94,14 @@ def put_peft(model: Decoder, adapter: PeftAdapter, lora_only: bool = False) -> L
 
 
 def _headless(model: Decoder, arrays: Arrays) -> bool:
-    """Was it made for the base alone, whose layers have no prefix there?"""
+    """Whether the adapter is for the base model without a head, whose layer names have no prefix."""
     base = family_of(model).base
     bare = [name.removeprefix(base) for name in layers(model) if name.startswith(base)]
     return any(array.startswith(tuple(f"{name}." for name in bare)) for array in arrays)
 
 
 def _names(name: str, embedding: bool) -> tuple[str, str]:
-    """What A and B of a layer are called."""
+    """The names of A and B of a layer."""
     a, b = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A.weight", "lora_B.weight")
     return f"{name}.{a}", f"{name}.{b}"
 
@@ -109,7 +109,7 @@ def _names(name: str, embedding: bool) -> tuple[str, str]:
 def _check(
     path: Path, config: peft.PeftConfig, arrays: Arrays, found: dict[str, Layer], chosen: list[str], whole: list[str]
 ) -> None:
-    """Raise LoadError that lists what is missing, unexpected or mis-shaped. Copies of the base that equal it are dropped."""
+    """Raise LoadError that lists missing, unexpected and mis-shaped arrays. Drops unchanged copies of the base's arrays."""
     expected: dict[str, tuple[int, ...]] = {}
     for name in chosen:
         layer, rank = found[name], config.rank(name)
@@ -128,7 +128,7 @@ def _check(
             if leaf == "bias" and (config.bias == "all" or (config.bias == "lora_only" and name in chosen)):
                 expected[key] = found[name].shape(leaf)
             elif np.array_equal(arrays[key], found[name].stored(leaf)):
-                del arrays[key]  # PEFT stores embeddings that it adapts, unchanged
+                del arrays[key]  # PEFT also stores the unchanged weight of embeddings with LoRA
     faults = [f"missing: {key}" for key in expected.keys() - arrays.keys()]
     faults += [f"unexpected: {key}" for key in arrays.keys() - expected.keys()]
     for key in sorted(expected.keys() & arrays.keys()):
@@ -139,7 +139,7 @@ def _check(
 
 
 def _wrapped(config: peft.PeftConfig, layer: Layer, arrays: Arrays) -> dict[str, LinearWithLoRA]:
-    """A layer's modules in their LoRA: all with the same A, each with its part of B."""
+    """A layer's modules wrapped in LoRA, which share A and have a part of B each."""
     embedding = isinstance(layer.owners[0], nn.Embedding)
     a, b = (arrays[name] for name in _names(layer.name, embedding))
     variant = "dora" if config.use_dora else "lora"
@@ -149,7 +149,7 @@ def _wrapped(config: peft.PeftConfig, layer: Layer, arrays: Arrays) -> dict[str,
     found: dict[str, LinearWithLoRA] = {}
     for path, owner, part, magnitude in zip(layer.paths, layer.owners, np.split(b, count), magnitudes, strict=True):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the rank was chosen when it was trained
+            warnings.simplefilter("ignore")  # the warning about the rank was for its author
             found[path] = wrapped = wrap(cast(nn.Linear, owner), made)
         wrapped.lora.A, wrapped.lora.B = shared, _factor(part.T, owner)
         if magnitude is not None:
@@ -172,7 +172,7 @@ def _replaced(arrays: Arrays, found: dict[str, Layer]) -> list[tuple[nn.Module, 
 
 
 def _factor(array: np.ndarray, beside: nn.Module) -> nn.Parameter:
-    """A, B or a magnitude: as `_parameter`, but in float32 where the base has fewer bits, as everything that is trained."""
+    """A, B or a magnitude: as `_parameter`, but at least in float32."""
     found = _parameter(array, beside)
     if found.dtype.itemsize < 4:
         found.data = to_device(np.ascontiguousarray(array), found.device)
@@ -180,7 +180,7 @@ def _factor(array: np.ndarray, beside: nn.Module) -> nn.Parameter:
 
 
 def _parameter(array: np.ndarray, beside: nn.Module) -> nn.Parameter:
-    """A parameter that is trained, on the device and in the dtype of those of `beside`."""
+    """A trainable parameter with the device and dtype of those of `beside`."""
     like = next((p for p in beside._parameters.values() if p is not None), None)
     like = beside.weight if like is None else like  # a quantised layer may have no parameter
     return nn.Parameter(Tensor(to_device(np.ascontiguousarray(array).astype(like.dtype, copy=False), like.device)))

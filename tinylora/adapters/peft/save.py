@@ -1,4 +1,4 @@
-"""A model's LoRA as an adapter that PEFT loads: `adapter_config.json` and `adapter_model.safetensors`.
+"""Saves a model's LoRA in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`.
 
 Query, key and value have an A and a B each, and PEFT's c_attn has one. With A = [A_q; A_k; A_v] stacked, (3r, in), and the
 three B the diagonal blocks of one, (3 out, 3r), it is the same function: B A x = [B_q A_q x; B_k A_k x; B_v A_v x]. Where
@@ -60,7 +60,7 @@ def save_peft(model: Decoder, folder: Path, config: LoRAConfig, about: dict[str,
 
 
 def _factors(layer: Layer, wrapped: dict[str, LinearWithLoRA]) -> tuple[dict[str, np.ndarray], float]:
-    """A, B and for DoRA the magnitude of a layer by their names in the file, A first, and the scale."""
+    """A, B and DoRA's magnitude of a layer by their names in the file, A first, and the scale."""
     parts = [(i, wrapped[path]) for i, path in enumerate(layer.paths) if path in wrapped]
     A, B, scale = fused([(i, module.lora) for i, module in parts], len(layer.paths))
     if isinstance(parts[0][1], EmbeddingWithLoRA):
@@ -73,16 +73,16 @@ def _factors(layer: Layer, wrapped: dict[str, LinearWithLoRA]) -> tuple[dict[str
 
 
 def _magnitude(wrapped: LinearWithLoRA | None, owner: nn.Module) -> np.ndarray:
-    """DoRA's magnitude (out,); beside a part of c_attn that has one, a part without keeps the lengths that its rows have."""
+    """DoRA's magnitude (out,); for a part of c_attn without LoRA, the lengths of its rows, which change nothing."""
     found = owner.weight.data if wrapped is None else wrapped.lora.magnitude.data
     found = to_device(found, "cpu").astype(np.float32, copy=False)
     return np.sqrt((found * found).sum(axis=1)) if wrapped is None else found
 
 
 def fused(parts: list[tuple[int, LoRALayer]], count: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """A (r, in), B (out, r) and the scale of one LoRA that does what `parts` do side by side, of `count` places.
+    """A (r, in), B (out, r) and the scale of the single LoRA that equals `parts`, which are (place, LoRA) of `count` places.
 
-    A place without LoRA has zeros in B. Where scales differ, B takes up the difference.
+    B has zeros for a place without LoRA. Where scales differ, B is multiplied by their ratio.
     """
     a = [to_device(lora.A.data, "cpu").T.astype(np.float32) for _, lora in parts]
     b = [to_device(lora.B.data, "cpu").T.astype(np.float32) for _, lora in parts]
@@ -99,7 +99,7 @@ def fused(parts: list[tuple[int, LoRALayer]], count: int) -> tuple[np.ndarray, n
 
 
 def _whole(found: dict[str, Layer], train: tuple[str, ...]) -> list[str]:
-    """The layers that are trained whole. Raises ValueError where only a part of c_attn is."""
+    """The layers that are trained whole. Raises ValueError if only some modules of one layer are."""
     whole = []
     for name, layer in found.items():
         inside = [below(path, train) for path in layer.paths]
@@ -112,7 +112,7 @@ def _whole(found: dict[str, Layer], train: tuple[str, ...]) -> list[str]:
 
 
 def _biases(found: dict[str, Layer], whole: list[str], ranks: dict[str, Any]) -> tuple[str, list[str]]:
-    """PEFT's `bias` and the layers whose bias the adapter holds, by what requires grad beside LoRA and whole modules."""
+    """PEFT's `bias` entry and the layers whose bias is stored, from the parameters that require grad."""
     moved: dict[str, list[str]] = defaultdict(list)
     for name, layer in found.items():
         for leaf, parameters in layer.parameters().items() if name not in whole else ():
@@ -136,7 +136,7 @@ def _config(
     head: str,
     turned: bool,
 ) -> dict[str, Any]:
-    """What `adapter_config.json` says: the commonest rank and alpha, and patterns for the layers that differ."""
+    """The entries of `adapter_config.json`: the commonest rank and alpha, and patterns for layers that differ."""
     (r, alpha), _ = Counter(ranks.values()).most_common(1)[0]
     task = "SEQ_CLS" if "score" in whole else "CAUSAL_LM" if head == "lm_head" else None
     return {

@@ -1,4 +1,4 @@
-"""Kin of LoRA, each a small class in its own file."""
+"""Variants of LoRA (DoRA, PiSSA, LoRA-FA, QLoRA and others), one class per file."""
 
 from tinylora.adapters.variants.dora import DoRA
 from tinylora.adapters.variants.dropout import DropoutLoRA

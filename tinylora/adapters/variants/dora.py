@@ -1,4 +1,4 @@
-"""DoRA: length and direction apart."""
+"""DoRA: trains the lengths of weight rows apart from their directions."""
 
 from __future__ import annotations
 
@@ -45,6 +45,6 @@ class DoRA(LinearWithLoRA):
 
 
 def _lengths(weight: Array) -> Array:
-    """Of the rows of (out, in); a row of zeros counts as 1, for it has no direction."""
+    """Lengths of the rows of (out, in); 1 for a row of zeros."""
     length = array_module(weight).sqrt((weight * weight).sum(axis=1))
     return length + (length == 0)

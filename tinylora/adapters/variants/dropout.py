@@ -1,4 +1,4 @@
-"""LoRA with dropout on its own input."""
+"""LoRA with dropout on the input of A."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tinylora.torch_api.promote import follow
 
 
 class DropoutLoRA(LinearWithLoRA):
-    """y = x Wᵀ + b + s (m ∘ x) A B,  m the mask of a dropout with probability p: what the base sees is never dropped.
+    """y = x Wᵀ + b + s (m ∘ x) A B,  m a dropout mask with probability p; the base's input is not dropped.
 
     PEFT's `lora_dropout`. In evaluation, plain LoRA.
 

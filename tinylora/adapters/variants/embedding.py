@@ -1,4 +1,4 @@
-"""LoRA around an embedding."""
+"""LoRA on an embedding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A weight in 8 bits: a scale per output."""
+"""A Linear with its weight in 8 bits, one scale per output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LoRA-FA: A stays as it was drawn."""
+"""LoRA-FA: trains B only; A keeps its random initial values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LoRA+: B learns faster than A."""
+"""LoRA+: a higher learning rate for B than for A."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A weight in 4 bits: 16 levels, spaced as normally distributed numbers are."""
+"""A Linear with its weight in 4 bits (NF4): 16 levels at quantiles of the normal distribution."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from tinylora.adapters.variants.quantized import QuantizedLinear
 from tinylora.backend import Array, array_module
 
-BLOCK = 64  # weights with a scale of their own
-SCALES = 256  # scales with a scale of their own
+BLOCK = 64  # weights per scale
+SCALES = 256  # scales per second-level scale
 OFFSET = 0.9677083  # the outermost quantile: that of the paper's levels
 
 
@@ -57,7 +57,7 @@ class NF4Linear(QuantizedLinear):
         step = abs(rest).max(axis=1, keepdims=True) / 127
         fine = xp.rint(rest / xp.where(step == 0, 1, step)).astype("int8").reshape(-1)[: len(top)]
         scale = _scales(xp, fine, step, mean)[:, None]
-        bounds = xp.asarray((LEVELS[1:] + LEVELS[:-1]) / 2, dtype=weight.dtype)  # half-way from level to level
+        bounds = xp.asarray((LEVELS[1:] + LEVELS[:-1]) / 2, dtype=weight.dtype)  # midpoints between levels
         codes = xp.searchsorted(bounds, blocks / xp.where(scale == 0, 1, scale)).astype("uint8").reshape(-1, 2)
         return {"codes": codes[:, 0] * 16 + codes[:, 1], "scales": fine, "steps": step, "mean": mean}
 
@@ -69,5 +69,5 @@ class NF4Linear(QuantizedLinear):
 
 
 def _scales(xp: Any, fine: Array, step: Array, mean: Array) -> Array:
-    """The scales of the blocks, from their 8 bits."""
+    """The scales of the blocks, decoded from 8 bits."""
     return fine * xp.repeat(step, SCALES)[: len(fine)] + mean

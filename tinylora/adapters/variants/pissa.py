@@ -1,4 +1,4 @@
-"""PiSSA: train the most important part of the weight, in place of a change that starts at nothing."""
+"""PiSSA: LoRA initialised with the largest singular values of the weight, which are subtracted from the base."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tinylora.torch_api.shaping import cat
 class PiSSA(LinearWithLoRA):
     """y = x (W - s (A₀B₀)ᵀ)ᵀ + b + s (x A) B,  A and B starting as A₀ and B₀, s A₀B₀ the best of rank r for Wᵀ.
 
-    With the singular values S and W = U S Vᵀ, √s A₀ = V√S and √s B₀ = √S Uᵀ, the r largest. At first nothing changes. Meng,
-    Wang, Zhang 2024, "PiSSA: Principal Singular Values and Singular Vectors Adaptation", equations 2 to 4.
+    With the singular values S and W = U S Vᵀ, √s A₀ = V√S and √s B₀ = √S Uᵀ, the r largest. The initial output is unchanged.
+    Meng, Wang, Zhang 2024, "PiSSA: Principal Singular Values and Singular Vectors Adaptation", equations 2 to 4.
 
     The residual W - s (A₀B₀)ᵀ is never formed: -s A₀B₀ stands beside s A B as a second half, of rank r and frozen. So W
     stays the base's, bit for bit, and `as_lora` needs no arithmetic: [A A₀] and [B; -B₀] are a plain LoRA of rank 2 r.

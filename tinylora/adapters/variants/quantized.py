@@ -1,4 +1,4 @@
-"""A frozen base in few bits, and LoRA on top of it in full precision: QLoRA.
+"""QLoRA: a frozen base quantised to 8 or 4 bits, with LoRA in full precision.
 
 Dettmers, Pagnoni, Holtzman, Zettlemoyer 2023, "QLoRA: Efficient Finetuning of Quantized LLMs".
 """
@@ -15,10 +15,10 @@ from tinylora.tensor import Tensor, record
 
 
 class QuantizedLinear(nn.Linear):
-    """A Linear whose weight is kept in few bits and cannot be trained. Subclasses say how: `encode` and `decode`."""
+    """A Linear with a quantised weight, which cannot be trained. Subclasses define `encode` and `decode`."""
 
     def __init__(self, linear: nn.Linear) -> None:
-        nn.Module.__init__(self)  # there is no weight to draw
+        nn.Module.__init__(self)  # no initial weight is drawn
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.register_parameter("bias", linear.bias)
         for name, part in self.encode(linear.weight.data).items():
@@ -26,16 +26,16 @@ class QuantizedLinear(nn.Linear):
         self.train(linear.training)
 
     def encode(self, weight: Array) -> dict[str, Array]:
-        """The arrays that stand for a weight (out, in), by name."""
+        """Quantise a weight (out, in): the arrays that represent it, by name."""
         raise NotImplementedError
 
     def decode(self, xp: Any, *parts: Array) -> Array:
-        """The weight (out, in) that these arrays stand for."""
+        """The weight (out, in) that these arrays represent."""
         raise NotImplementedError
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]  # formed whenever it is asked for
-        """Ŵ, formed anew: (out, in)."""
+        """Ŵ (out, in), dequantised at each access."""
         parts = [part.data for part in self._buffers.values()]
         return Tensor(self.decode(array_module(*parts), *parts))
 
@@ -44,12 +44,12 @@ class QuantizedLinear(nn.Linear):
 
     @property
     def nbytes(self) -> int:
-        """Of what stands for the weight."""
+        """Size of the arrays that represent the weight."""
         return sum(part.data.nbytes for part in self._buffers.values())
 
 
 class QLoRA(DropoutLoRA):
-    """y = x Ŵᵀ + b + s (x A) B,  Ŵ a quantised weight: formed for each product, and not kept until backward.
+    """y = x Ŵᵀ + b + s (x A) B,  Ŵ a quantised weight, dequantised for each product and not kept for backward.
 
     Equation 5 of the paper. It cannot be merged: call `dequantize(model)` first, and accept the rounding.
     """
@@ -68,8 +68,8 @@ class QLoRA(DropoutLoRA):
 def quantize(model: nn.Module, kind: type[QuantizedLinear], skip: tuple[str, ...] = ("out_head",)) -> list[str]:
     """Replace the Linears below `model` by `kind`, Int8Linear or NF4Linear, before LoRA is applied. Returns their paths.
 
-    The modules in `skip` stay as they are, and so does a weight that stands elsewhere too, such as a tied head: it would
-    be held twice. Raises ValueError if there is LoRA in the model.
+    Modules in `skip` are left out, and so are weights used elsewhere too, such as a tied head, which would be stored twice.
+    Raises ValueError if there is LoRA in the model.
 
     >>> from tinylora.models import load_model
     >>> from tinylora.adapters.variants import NF4Linear
@@ -92,7 +92,7 @@ def quantize(model: nn.Module, kind: type[QuantizedLinear], skip: tuple[str, ...
 
 
 def dequantize(model: nn.Module) -> None:
-    """Put a plain Linear, frozen, in the place of each quantised one, with the weight it stands for."""
+    """Replace each quantised Linear by a plain, frozen one with the dequantised weight."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, QuantizedLinear):

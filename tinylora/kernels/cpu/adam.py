@@ -1,6 +1,6 @@
-"""Adam on all parameters at once: each number is read and written once, and the state is updated where it stands.
+"""Adam on all parameters at once: one pass over memory, with the state updated in place.
 
-By the definition, a step makes a dozen passes over every array and allocates most of them anew.
+The definition makes a dozen passes over every array, and allocates most results anew.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tinylora.kernels.cpu.linear import plain
 from tinylora.kernels.cpu.threads import get_num_threads, spread
 
 Row = tuple[Any, ...]  # a weight, its gradient, m, v, and (t, lr, β₁, β₂, ε, λ)
-Piece = tuple[Row, Array, slice]  # a row, where its new weight goes, and the part of it to work on
+Piece = tuple[Row, Array, slice]  # a row, its new weight, and the slice to work on
 
 
 @ops.adam.tune("numpy")
@@ -32,7 +32,7 @@ def adam(xp, *arrays, numbers, apart):
     if not all(plain(w, g) and w.flags.c_contiguous for w, g in zip(weights, gradients, strict=True)):
         return NotImplemented
     new = [np.empty_like(w) for w in weights]
-    in_rows = [np.asarray(x, order="C") for x in arrays[n:]]  # so that parts of them are views
+    in_rows = [np.asarray(x, order="C") for x in arrays[n:]]  # so that slices are views
     rows = list(zip(weights, in_rows[:n], in_rows[n : 2 * n], in_rows[2 * n :], numbers(), strict=True))
     spread(functools.partial(_update, apart=apart), _shares(list(_pieces(rows, new))))
     return (*new, *in_rows[n:]), (None,) * len(arrays)
@@ -45,13 +45,13 @@ def _pieces(rows: Sequence[Row], new: list[Array]) -> Iterator[Piece]:
 
 
 def _shares(pieces: list[Piece]) -> list[list[Piece]]:
-    """All of them, dealt out to the threads; in one share if there is little to do."""
+    """All rows, divided among the threads; not divided if there is little to do."""
     count = get_num_threads() if len(pieces) > 1 and sum(b.stop - b.start for *_, b in pieces) > BLOCK else 1
     return [pieces[i::count] for i in range(min(count, len(pieces)))]
 
 
 def _update(share: list[Piece], apart: bool) -> None:
-    """w ← (1 - lr · λ) w - lr / (1 - β₁ᵗ) · m / (√(v / (1 - β₂ᵗ)) + ε) on parts of weights."""
+    """w ← (1 - lr · λ) w - lr / (1 - β₁ᵗ) · m / (√(v / (1 - β₂ᵗ)) + ε) on slices of weights."""
     for row, new, part in share:
         w, g, m, v, out = (x.reshape(-1)[part] for x in (*row[:4], new))
         t, lr, b1, b2, eps, decay = row[4]

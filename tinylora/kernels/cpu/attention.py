@@ -1,8 +1,8 @@
-"""Attention in blocks: beyond 256 keys, memory grows with the sequence and not with its square.
+"""Attention in blocks: beyond 256 keys, memory is linear in the sequence length.
 
-Scores s are computed for a few query rows at a time, as e = e^(s - max s). Beyond 256 keys these are thrown away: beside
-k, v, the scaled q and the output y, two numbers per row are kept, max s and Σ e, and with these the backward pass computes
-each block again. Up to 256 keys the blocks of e are kept for it.
+Scores s are computed for a few query rows at a time, as e = e^(s - max s). Beyond 256 keys they are discarded: beside
+k, v, the scaled q and the output y, only max s and Σ e of each row are kept, and the backward pass recomputes each block.
+Up to 256 keys the blocks of e are kept.
 Dao et al. 2022, "FlashAttention", section 3; Rabe & Staats 2021, "Self-attention does not need O(n²) memory".
 """
 
@@ -22,20 +22,20 @@ from tinylora.kernels.cpu.products import SMALL
 from tinylora.kernels.cpu.threads import get_num_threads, spread
 from tinylora.op import once
 
-ROWS = 64  # query rows in a block: few skip more of the future, many multiply faster
+ROWS = 64  # query rows in a block: fewer skip more masked keys, more multiply faster
 SCORES = {"numpy": 2**18, "cupy": 2**26}  # scores computed at once: 1 MB stays in a core's cache, 256 MB fill a GPU
-SHORT = 256  # up to so many keys the blocks are kept after all: computing them again would cost more than it saves
+SHORT = 256  # up to this many keys the blocks are kept, since recomputing them costs more than it saves
 
-Heads = tuple[slice, slice]  # of the batch, and of the heads of one: what one thread works on at a time
+Heads = tuple[slice, slice]  # slices of batch and heads: one thread's unit of work
 
 
 @ops.attention.tune("numpy", "cupy")
 def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
-    """The definition, a block of query rows (b, h, R, n) at a time; keys that are future to a whole block are skipped.
+    """The definition, a block of query rows (b, h, R, n) at a time; keys that are masked for a whole block are skipped.
 
-    The G query heads of a key head stand together as rows of a block, R = r · G for r tokens, so that one product serves
+    The G query heads of a key head are rows of one block, R = r · G for r tokens, so that one product serves
     all of them. P = e / Σ e is never formed. With a dropout mask M of 0 and 1, and per row g' = g / (Σ e · (1 - p)) and
-    Δ = Σ g ∘ y / Σ e, dL/dv = (e ∘ M)ᵀ g' and dS = e ∘ ((g' vᵀ) ∘ M - Δ), and one walk over the blocks gives all three
+    Δ = Σ g ∘ y / Σ e, dL/dv = (e ∘ M)ᵀ g' and dS = e ∘ ((g' vᵀ) ∘ M - Δ), and one pass over the blocks gives all three
     gradients. Declines zero sizes, p = 1, other dtypes than float32 and float64, k and v that differ in shape or from q in
     batch, causal queries that come before the first key, and masks that are not boolean or differ from head to head.
     """
@@ -50,7 +50,7 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
     G, scale, kept = H // H_kv, 1 / math.sqrt(D), 1 / (1 - p)
 
     def scaled(x, factor):
-        """x · factor, with the rows of a group side by side in memory; those of a single head may stay as they are."""
+        """x · factor, with the rows of a group contiguous in memory; a single head's rows keep their layout."""
         return x * factor if G == 1 else xp.multiply(x, factor, out=xp.empty(x.shape, x.dtype))
 
     def split(x):
@@ -62,13 +62,13 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
         return x.reshape(*x.shape[:2], -1, G, x.shape[-1])
 
     scaled_q = scaled(split(q), scale).reshape(B, H_kv, T * G, D)
-    y = xp.empty_like(q)  # in memory laid out as q is, so that joining the heads again is free
+    y = xp.empty_like(q)  # in q's memory layout, so that joining the heads needs no copy
     top, total = (xp.empty((B, H_kv, T * G, 1), q.dtype) for _ in range(2))
     blocks = list(_rows(T, S, causal, ROWS))
     for_each = spread if xp is np and q.size * S > SMALL else _one_by_one
     threads = get_num_threads() if for_each is spread else 1
     heads = list(_groups(B, H_kv, SCORES[xp.__name__] // (min(blocks[0][0].stop, T) * G * S), threads))
-    split_in = min(threads, len(blocks)) if len(heads) % threads else 1  # where heads are too few to share them evenly
+    split_in = min(threads, len(blocks)) if len(heads) % threads else 1  # too few heads to divide evenly
     pieces = [(part, b, h, blocks[part::split_in]) for b, h in heads for part in range(split_in)]
     saved: list[list[Any]] = [[] for _ in pieces]  # e and M of every block
 
@@ -76,14 +76,14 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
         """e and M of a block, (b, h, R, n)."""
         rows = slice(i.start * G, i.stop * G)
         s = scaled_q[b, h, rows] @ k[b, h, :n].swapaxes(-1, -2)
-        if causal:  # of the last r keys, token t of the block may see t + 1
+        if causal:  # of the last r keys, token t of the block sees the first t + 1
             r = i.stop - i.start
             _hide(xp, by_token(s)[..., n - r :], xp.tri(r, dtype=bool)[:, None])
         if seen is not None:
             _hide(xp, by_token(s), seen[b, :, i, :, :n])
         if first:
             top[b, h, rows] = s.max(axis=-1, keepdims=True)
-            if seen is not None:  # where no key is seen e is 0, and not NaN
+            if seen is not None:  # rows that see no key: e is 0 instead of NaN
                 xp.maximum(top[b, h, rows], np.finfo(s.dtype).min, out=top[b, h, rows])
         s -= top[b, h, rows]
         return xp.exp(s, out=s), _dropped(xp, (B, H_kv, G, T, S), (b, h, i, n), p, key, s.dtype) if p else None
@@ -132,7 +132,7 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
 
 
 def _seen(xp: Any, mask: Any, B: int, T: int, S: int) -> Any:
-    """A boolean mask that is one for all heads, as (B, 1, T, 1, S); None for none, and NotImplemented for others."""
+    """A boolean mask shared by all heads, as (B, 1, T, 1, S); None without a mask; NotImplemented for other masks."""
     if mask is None:
         return None
     if mask.dtype != bool or (mask.ndim > 2 and mask.shape[-3] != 1):
@@ -141,7 +141,7 @@ def _seen(xp: Any, mask: Any, B: int, T: int, S: int) -> Any:
 
 
 def _hide(xp: Any, scores: Any, seen: Any) -> None:
-    """-∞ in place of the scores of keys that are not seen, whatever stands there."""
+    """Replace the scores of masked keys by -∞, also where they are NaN."""
     limit = xp.where(seen, math.inf, -math.inf).astype(scores.dtype)
     xp.fmin(scores, limit, out=scores)
 
@@ -158,7 +158,7 @@ def _dropped(xp: Any, sizes: tuple[int, ...], block: tuple[Any, ...], p: float, 
 
 
 def by_input(gradients):
-    """d_q, d_k and d_v of an op that works out all three at once."""
+    """d_q, d_k and d_v of an op that computes all three at once."""
     shared = once(gradients)
 
     def d_q(g):
@@ -174,17 +174,17 @@ def by_input(gradients):
 
 
 def _rows(T: int, S: int, causal: bool, at_most: int) -> Iterator[tuple[slice, int]]:
-    """Cut T query rows into blocks, each with the number of keys that its last row sees."""
+    """Split T query rows into blocks, each with the number of keys that its last row sees."""
     for start in range(0, T, at_most):
         rows = slice(start, min(start + at_most, T))
         yield rows, S - T + rows.stop if causal else S
 
 
 def _groups(B: int, H: int, at_most: int, threads: int) -> Iterator[Heads]:
-    """Cut (B, H) into groups of about `at_most` heads, or of whole rows of the batch: one a thread, if there are enough."""
+    """Split (B, H) into groups of about `at_most` heads or whole rows of the batch, at least one per thread if possible."""
     heads = max(1, min(at_most, B * H // threads))
     count = -(-B // max(1, heads // H))
-    count = min(B, -(-count // threads) * threads)  # as many for each thread
+    count = min(B, -(-count // threads) * threads)  # the same number for each thread
     for i in range(count):
         for h in range(0, H, heads):
             yield slice(B * i // count, B * (i + 1) // count), slice(h, min(h + heads, H))

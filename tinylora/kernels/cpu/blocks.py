@@ -1,4 +1,4 @@
-"""Work over an array, block by block: small enough for a core's cache, shared among the threads."""
+"""Processes an array in blocks that fit a core's cache, divided among the threads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from tinylora.kernels.cpu.threads import parts, spread
 
-BLOCK = 2**18  # elements in a block, 1 MB of float32: with less, threads spend their time waiting for the interpreter
+BLOCK = 2**18  # elements in a block, 1 MB of float32: with smaller blocks, threads wait for the interpreter's lock
 
 
 def in_blocks(work: Callable[..., None], shape: tuple[int, ...], dtype: Any, buffers: int = 0) -> None:

@@ -1,6 +1,6 @@
-"""Elementwise chains in fewer passes over memory.
+"""Elementwise ops in fewer passes over memory.
 
-A chain such as GELU is bound by memory, not by arithmetic. Done a block at a time, in scratch that stays in the core's
+A chain such as GELU is bound by memory, not by arithmetic. In blocks, with scratch arrays that stay in the core's
 cache, it reads its inputs and writes its output once.
 """
 
@@ -20,7 +20,7 @@ from tinylora.ops.nn import SQRT_2_OVER_PI
 
 @ops.gelu.tune("numpy")
 def gelu(xp, x):
-    """y = x s with s = (1 + t)/2, so that dy/dx = s + x s (1 - s) · 2 du/dx. Keeps x alone, and computes s twice."""
+    """y = x s with s = (1 + t)/2, so that dy/dx = s + x s (1 - s) · 2 du/dx. Keeps only x, and computes s twice."""
     if not plain(x):
         return NotImplemented
     shape, x = x.shape, x.reshape(-1)
@@ -40,7 +40,7 @@ def gelu(xp, x):
             np.multiply(s, 6 * 0.044715 * SQRT_2_OVER_PI, out=v)
             v += 2 * SQRT_2_OVER_PI
             gate(x[b], s)
-            v *= s  # before x: one of s, 1 - s is 0 where x³ would overflow
+            v *= s  # before multiplying by x: s or 1 - s is 0 where x³ would overflow
             np.subtract(1, s, out=d[b])
             v *= d[b]
             v *= x[b]
@@ -54,7 +54,7 @@ def gelu(xp, x):
 
 
 def gate(x: Any, s: Any) -> None:
-    """Turn s, which holds x², into (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2."""
+    """Overwrite s, which holds x², by (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2."""
     s *= 0.044715 * SQRT_2_OVER_PI
     s += SQRT_2_OVER_PI
     s *= x
@@ -65,7 +65,7 @@ def gate(x: Any, s: Any) -> None:
 
 @ops.swiglu.tune("numpy")
 def swiglu(xp, gate, up):
-    """Keeps gate and up alone, computes s twice, and both gradients in one pass. Declines arrays that broadcast."""
+    """Keeps only gate and up, computes s twice, and both gradients in one pass. Declines broadcasting."""
     if not plain(gate, up) or gate.shape != up.shape:
         return NotImplemented
     shape, gate, up = gate.shape, gate.reshape(-1), up.reshape(-1)
@@ -115,7 +115,7 @@ def sigmoid(x: Any, s: Any) -> None:
 
 @ops.dropout.tune("numpy")
 def dropout(xp, x, p, key):
-    """The definition's mask, drawn a block at a time, and a byte an element of it kept."""
+    """The definition's mask, drawn in blocks and kept at one byte per element."""
     if not plain(x) or p == 1:
         return NotImplemented
     shape, x = x.shape, x.reshape(-1)
@@ -153,7 +153,7 @@ def pow(xp, a, b):
 
 @ops.sum.tune("numpy")
 def sum(xp, x, axis=None, keepdims=False):
-    """The sum of all of a small array: its gradient, one number, is sooner written out than broadcast. Declines the rest."""
+    """The full sum of a small array, whose gradient is faster to fill than to broadcast. Declines the rest."""
     if axis is not None or keepdims or not plain(x) or x.size > BLOCK // 16:
         return NotImplemented
     shape = x.shape

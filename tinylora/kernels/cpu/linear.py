@@ -1,4 +1,4 @@
-"""Linear layers: products on several threads, and LoRA by the cheaper of two ways."""
+"""Linear layers with multithreaded products, and LoRA by the cheaper of two formulas."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from tinylora.kernels.cpu.threads import parts, spread
 from tinylora.op import once
 from tinylora.ops.nn import rows
 
-ROWS = 64  # rows of a result that are gone over at once, while they are in the core's cache
+ROWS = 64  # rows of a result processed at once, while they are in the core's cache
 
 
 def plain(*arrays: Any) -> bool:
-    """Real NumPy arrays (not meta), all float32 or all float64; None is passed over."""
+    """Whether all are NumPy arrays (not meta) of one dtype, float32 or float64; None is ignored."""
     given = [x for x in arrays if x is not None]
     return all(type(x) is np.ndarray for x in given) and {x.dtype.char for x in given} in ({"f"}, {"d"})
 
 
 @ops.linear.tune("numpy")
 def linear(xp, x, weight, bias=None):
-    """The definition, its three products on several threads."""
+    """The definition with multithreaded products."""
     if not plain(x, weight, bias):
         return NotImplemented
     shape, x = x.shape, rows(x)
@@ -42,7 +42,7 @@ def linear(xp, x, weight, bias=None):
 
 @ops.lora_linear.tune("numpy")
 def lora_linear(xp, x, weight, bias, A, B, scale):
-    """y = x (Wᵀ + A · sB) + b and dL/dx = g (W + (sB)ᵀ Aᵀ): two products with a matrix that was changed by one of rank r."""
+    """y = x (Wᵀ + A · sB) + b and dL/dx = g (W + (sB)ᵀ Aᵀ): two products with a matrix plus one of rank r."""
     if not plain(x, weight, bias, A, B):
         return NotImplemented
     shape, x, s_B = x.shape, rows(x), scale * B
@@ -69,10 +69,10 @@ def lora_linear(xp, x, weight, bias, A, B, scale):
 
 
 def changed_product(x: Any, W: Any, x_P: Any, P: Any, Q: Any, bias: Any = None) -> Any:
-    """x (W + P Q) + b for matrices x (N, k), W (k, m), P (k, r) and Q (r, m), of which x P is known.
+    """x (W + P Q) + b for matrices x (N, k), W (k, m), P (k, r) and Q (r, m), where x P is given.
 
-    To form W + P Q is r k m multiplications and passes over (k, m); to add (x P) Q is r N m, and passes over (N, m).
-    With N ≥ k the first is less. Neither is kept.
+    Forming W + P Q takes r k m multiplications and passes over (k, m); adding (x P) Q takes r N m, and passes over (N, m).
+    The first is less if N ≥ k. Neither is kept.
     """
     if len(x) >= len(W):
         return product(x, changed(W, P, Q), bias)
@@ -89,7 +89,7 @@ def changed_product(x: Any, W: Any, x_P: Any, P: Any, Q: Any, bias: Any = None) 
 
 
 def changed(W: Any, P: Any, Q: Any) -> Any:
-    """W + P Q, laid out in memory as W is."""
+    """W + P Q, in W's memory layout."""
     if not W.flags.c_contiguous:
         return changed(W.T, Q.T, P.T).T if W.flags.f_contiguous else W + P @ Q
     total = np.empty_like(W)

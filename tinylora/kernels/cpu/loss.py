@@ -1,4 +1,4 @@
-"""A head and its cross-entropy without ever holding all logits: a chunk of rows at a time."""
+"""Head and cross-entropy in chunks of rows, so that the logits are never all in memory."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from tinylora.kernels.cpu.blocks import in_blocks
 from tinylora.kernels.cpu.linear import plain
 from tinylora.kernels.cpu.products import product
 
-LOGITS = 2**24  # in a chunk, about: 64 MB of float32
+LOGITS = 2**24  # logits in a chunk: 64 MB of float32
 
 
 @ops.linear_cross_entropy.tune("numpy")
 def linear_cross_entropy(xp, x, weight, target, ignore_index=-100, d_x_too=True):
-    """dL/dx is worked out with L, while a chunk's logits are there, and kept; for dL/dW they are computed again, from x.
+    """dL/dx is computed with L, from a chunk's logits, and kept; for dL/dW the logits are recomputed from x.
 
-    Rows that are ignored are in no product. Declines calls in which no row counts.
+    Ignored rows are left out of all products. Declines if all rows are ignored.
     """
     if not plain(x, weight) or x.ndim != 2 or type(target) is not np.ndarray or 0 in (*x.shape, *weight.shape):
         return NotImplemented
@@ -35,7 +35,7 @@ def linear_cross_entropy(xp, x, weight, target, ignore_index=-100, d_x_too=True)
         to_gradient(z, target[rows], N, losses)
         return z
 
-    for rows in chunks:  # a chunk is let go before the next is made
+    for rows in chunks:  # frees a chunk before the next is made
         if d_x_too:
             found[rows] = product(d_logits(rows, losses[rows]), weight)
         else:
@@ -60,7 +60,7 @@ def linear_cross_entropy(xp, x, weight, target, ignore_index=-100, d_x_too=True)
 
 
 def to_gradient(z, target, N, losses):
-    """Turn logits z (n, classes) into (softmax z - onehot target) / N, and write their losses."""
+    """Overwrite logits z (n, classes) by (softmax z - onehot target) / N, and store the losses."""
 
     def work(b):
         some, place = z[b], (np.arange(b.stop - b.start), target[b])

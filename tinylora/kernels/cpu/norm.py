@@ -1,4 +1,4 @@
-"""Layer norm and RMS norm, a block of rows at a time."""
+"""Layer norm and RMS norm in blocks of rows."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tinylora.ops.nn import rows
 
 @ops.layer_norm.tune("numpy")
 def layer_norm(xp, x, weight, bias, eps):
-    """The definition, its means as products with a vector of 1/C. What is left of a mean by rounding is taken off again,
-    so that equal numbers give 0. Declines rows without features.
+    """The definition, with means as products with a vector of 1/C. The rounding error of a mean is subtracted again, so
+    that equal numbers give 0. Declines rows without features.
     """
     if not plain(x, weight, bias) or not x.size or weight.shape != x.shape[-1:]:
         return NotImplemented

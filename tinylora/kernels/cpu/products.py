@@ -1,4 +1,4 @@
-"""Matrix products on several threads: each computes its own rectangle of the result."""
+"""Multithreaded matrix products: each thread computes a rectangle of the result."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 from tinylora.kernels.cpu.threads import BLAS_IS_OURS, get_num_threads, spread
 
-ALONE = 2**21  # multiplications below which handing a part to another thread costs more than it saves
-SMALL = 2**18  # and below which BLAS has one thread at work anyway
+ALONE = 2**21  # multiplications below which using another thread costs more than it saves
+SMALL = 2**18  # multiplications below which BLAS uses one thread anyway
 
 Rectangle = tuple[slice, slice]
 
@@ -18,8 +18,8 @@ Rectangle = tuple[slice, slice]
 def product(a: Any, b: Any, bias: Any = None, then: Callable[[Any, Rectangle], None] | None = None) -> Any:
     """a b + bias for matrices a (n, k) and b (k, m), of one dtype. `then` may add to each rectangle of the result.
 
-    One row, as in generating text, is left to BLAS and its threads: it is bound by reading b, and a part of it is too short
-    for a hand-over. A token of GPT-2 small takes 1.27 times as long otherwise.
+    A single row, as in text generation, is left to BLAS and its threads: it is bound by reading b, and its parts are too
+    small to hand to our threads. A token of GPT-2 small takes 1.27 times as long otherwise.
     """
     if then is None and (len(a) == 1 or a.size * b.shape[1] <= SMALL):
         out = a @ b
@@ -39,9 +39,9 @@ def product(a: Any, b: Any, bias: Any = None, then: Callable[[Any, Rectangle], N
 
 
 def rectangles(n: int, m: int, k: int) -> Iterator[Rectangle]:
-    """Cut an (n, m) result, k multiplications an element, into one rectangle per thread, as near to squares as can be.
+    """Split an (n, m) result, with k multiplications per element, into one rectangle per thread, as square as possible.
 
-    A thread packs what it multiplies into its cache, n k of the one factor and k m of the other: least for a square.
+    A thread packs n k elements of one factor and k m of the other into its cache, which is least for a square.
     """
     count = max(1, min(get_num_threads(), n * m * k // ALONE)) if BLAS_IS_OURS else 1
     high = min((i for i in range(1, count + 1) if count % i == 0), key=lambda i: n / i + m / (count // i))

@@ -1,4 +1,4 @@
-"""Rotary embedding as a product of complex numbers, a block of tokens at a time."""
+"""Rotary embedding as a complex product, in blocks of tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tinylora.kernels.cpu.linear import plain
 
 @ops.rope.tune("numpy")
 def rope(xp, x, cos, sin):
-    """(x₁ + i x₂) (cos + i sin). Keeps the table alone. Declines tables that do not hold a row for each token."""
+    """(x₁ + i x₂) (cos + i sin). Keeps only the table. Declines tables without a row for each token."""
     if not plain(x, cos, sin) or x.ndim != 4 or not x.size or x.shape[3] % 2:
         return NotImplemented
     if cos.shape != sin.shape or not 2 <= cos.ndim <= 4 or cos.shape[-2:] != (x.shape[2], x.shape[3] // 2):
@@ -23,8 +23,8 @@ def rope(xp, x, cos, sin):
 
 
 def turned(x, table):
-    """Each pair of features of x (B, H, T, D), as a complex number, times its number in `table`."""
-    y, half = np.empty_like(x), x.shape[3] // 2  # in memory laid out as x is
+    """Multiply each pair of features of x (B, H, T, D), as a complex number, by its entry of `table`."""
+    y, half = np.empty_like(x), x.shape[3] // 2  # in x's memory layout
     source, result, table = (a.transpose(2, 0, 1, 3) for a in (x, y, table))  # (T, B, H, D)
 
     def work(t, pairs):

@@ -1,9 +1,8 @@
-"""A few threads share the work of one op.
+"""A thread pool that shares the work of one op.
 
-NumPy lets go of the interpreter's lock inside ufuncs and matrix products, so plain Python threads work at the same time.
-A matrix product is shared in the same way: every thread calls BLAS on its own part, and BLAS itself is held to one thread
-meanwhile. Two sets of threads would be in each other's way: after a product the threads of OpenBLAS spin for some
-milliseconds, waiting for the next, and occupy the cores that ours need.
+NumPy releases the interpreter's lock inside ufuncs and matrix products, so plain Python threads run in parallel. For matrix
+products every thread calls BLAS on its own part, with BLAS limited to one thread. BLAS's own threads would compete with
+ours: after a product OpenBLAS's threads spin for some milliseconds, and occupy the cores that ours need.
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ def _openblas() -> tuple[Callable[[], int], Setter] | None:
 
 
 _blas = _openblas()
-BLAS_IS_OURS = _blas is not None  # else a large product is left to BLAS as a whole, and to the threads it has itself
+BLAS_IS_OURS = _blas is not None  # without them, large products are left to BLAS and its own threads
 
 
 class _Threads:
-    """How many threads there are, and the pool of those beside the caller's own."""
+    """The number of threads, and the pool of those beside the calling thread."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -45,7 +44,7 @@ class _Threads:
 
 
 def _available() -> int:
-    """What BLAS was told (OPENBLAS_NUM_THREADS, OMP_NUM_THREADS), else the cores this process may run on."""
+    """OPENBLAS_NUM_THREADS or OMP_NUM_THREADS, else the number of cores this process may use."""
     if _blas is not None:
         return _blas[0]()
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -55,7 +54,10 @@ _threads = _Threads(_available())
 
 
 def set_num_threads(count: int) -> None:
-    """Let ops on the CPU, and OpenBLAS, use `count` threads. The default is what BLAS was told, else one per core."""
+    """Let ops on the CPU, and OpenBLAS, use `count` threads.
+
+    The default is OPENBLAS_NUM_THREADS or OMP_NUM_THREADS, else one per core.
+    """
     global _threads
     if type(count) is not int or count < 1:
         raise ValueError(f"set_num_threads needs a whole number of at least 1, not {count!r}")
@@ -68,7 +70,7 @@ def set_num_threads(count: int) -> None:
 
 
 def get_num_threads() -> int:
-    """How many threads ops on the CPU use.
+    """The number of threads that ops on the CPU use.
 
     >>> import tinylora
     >>> tinylora.get_num_threads() >= 1
@@ -80,10 +82,10 @@ def get_num_threads() -> int:
 def spread(work: Callable[[Any], None], pieces: Iterable[Any]) -> None:
     """Call `work` on every piece, on all threads, and return when all are done. An exception in one is raised here.
 
-    The caller's thread works too, and a helper that has not begun by the time nothing is left is not waited for.
+    The calling thread works too; a worker that has not started when no piece is left is cancelled.
     """
     pieces, job = list(pieces), [work]
-    left = iter(pieces)  # shared: each piece goes to the thread that asks next
+    left = iter(pieces)  # shared iterator: each piece goes to the next free thread
 
     def run() -> None:
         for piece in left:
@@ -92,19 +94,19 @@ def spread(work: Callable[[Any], None], pieces: Iterable[Any]) -> None:
     with _one_blas_thread():
         helpers: list[Future[None]] = []
         try:
-            with contextlib.suppress(RuntimeError):  # no new threads: at the interpreter's end, or at the system's limit
+            with contextlib.suppress(RuntimeError):  # no new threads: interpreter shutdown, or the system's limit
                 helpers.extend(_threads.pool.submit(run) for _ in range(min(_threads.count, len(pieces)) - 1))
             run()
         finally:
             started = [helper for helper in helpers if not helper.cancel()]
             errors = [helper.exception() for helper in started]
-            job.clear()  # what was cancelled still stands in the pool's queue, and must not keep arrays alive
+            job.clear()  # cancelled calls stay in the pool's queue, and must not keep arrays alive
     for error in filter(None, errors):
         raise error
 
 
 def parts(length: int, least: int = 1) -> Iterator[slice]:
-    """Cut range(length) into one slice per thread, or fewer if a slice would be shorter than `least`."""
+    """Split range(length) into one slice per thread, or fewer if slices would be shorter than `least`."""
     count = max(1, min(get_num_threads(), length // max(least, 1)))
     edges = [length * i // count for i in range(count + 1)]
     return itertools.starmap(slice, itertools.pairwise(edges))
@@ -112,12 +114,12 @@ def parts(length: int, least: int = 1) -> Iterator[slice]:
 
 # -------------------------------------------------------------------------------------- holding BLAS back
 _lock = threading.Lock()
-_holding = [0, 0]  # how many calls of `spread` are at work, and what BLAS used before the first
+_holding = [0, 0]  # the number of running calls of `spread`, and BLAS's thread count before the first
 
 
 @contextlib.contextmanager
 def _one_blas_thread() -> Iterator[None]:
-    """BLAS uses one thread in this block, whichever thread calls it."""
+    """Limit BLAS to one thread, process-wide, inside this block."""
     if _blas is None:
         yield
         return
@@ -137,7 +139,7 @@ def _one_blas_thread() -> Iterator[None]:
 
 
 def _after_fork() -> None:
-    """A forked process has none of the threads, and must not wait for what they hold."""
+    """Reset after a fork: the child has none of the threads, and must not wait for their locks."""
     global _lock, _threads
     _lock, _threads = threading.Lock(), _Threads(_threads.count)
     if _blas is not None and _holding[0]:

@@ -1,9 +1,9 @@
-"""Tuned CuPy versions of ops, registered by import; of two for one op, the later is asked first.
+"""Tuned CuPy versions of ops, registered on import; of two for one op, the later is tried first.
 
-The kernels are CUDA C++, in the .cu files. CuPy comes in when the first is called.
+The kernels are CUDA C++ in the .cu files. CuPy is imported when the first is called.
 """
 
-from tinylora.kernels.cuda import rounded as rounded  # registered first, so that specialised kernels take precedence
+from tinylora.kernels.cuda import rounded as rounded  # registered first so that specialised kernels take precedence
 from tinylora.kernels.cuda import blocks as blocks
 from tinylora.kernels.cuda import attention as attention
 from tinylora.kernels.cuda import elementwise as elementwise

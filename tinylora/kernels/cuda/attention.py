@@ -1,7 +1,7 @@
-"""Attention on a GPU by cuDNN, where it is installed: scores never leave the processor, so memory is linear in length.
+"""Attention by cuDNN, where it is installed: scores stay on the chip, so memory is linear in the sequence length.
 
-Without it, with dropout (cuDNN draws masks of its own, and a mask here is the same on every device) and in exact float32,
-blocks.py does the same.
+blocks.py is used without cuDNN, in exact float32, and with dropout, whose masks are the same on every device, unlike
+cuDNN's.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Strides = tuple[int, ...]
 
 @ops.attention.tune("cupy")
 def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
-    """Keeps q, k, v, y and one number a row. float32 goes in as float16 where precision "high" was chosen.
+    """Keeps q, k, v, y and one number per row. float32 is converted to float16 with precision "high".
 
-    Declines dropout, masks, fewer key heads than query heads, causal queries that are fewer than the keys, and more than
+    Declines dropout, masks, fewer key heads than query heads, causal attention with fewer queries than keys, and more than
     128 features or an odd number of them.
     """
     high = q.dtype == float32 and get_float32_matmul_precision() == "high"
@@ -63,7 +63,7 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
 
 
 def _whole(xp: Any, q: Any, k: Any, v: Any) -> Any:
-    """The array (B, T, 3, H, D) of which q, k and v are the three parts, if they are."""
+    """The array (B, T, 3, H, D) of which q, k and v are views, or None."""
     (B, H, T, D), item = q.shape, q.itemsize
     row, strides = H * D * item, (q.strides[0], D * item, 3 * H * D * item, item)
     alike = q.shape == k.shape and q.strides == k.strides == v.strides == strides
@@ -78,12 +78,12 @@ def _three(qkv: Any) -> list[Any]:
 
 
 def _joined(x: Any) -> Any:
-    """(B, H, T, D) as (B, T, H, D), which is how heads usually stand in memory, and back."""
+    """(B, H, T, D) as (B, T, H, D), the usual memory layout of heads, and back."""
     return x.transpose(0, 2, 1, 3) if x.ndim == 4 else x
 
 
 def _float16(xp: Any, x: Any, largest: Any = None) -> Any:
-    """float32 as float16, multiplied by a power of two where `largest`, of its numbers, is given."""
+    """float32 as float16; scaled by a power of two if `largest`, the maximum of |x|, is given."""
     x = ready(xp, _joined(x))
     y = xp.empty(x.shape, np.float16)
     kernel("elementwise", "from_float", float16)(*blocks(packs(y)), (x, y, x.size, or_null(largest)))
@@ -99,7 +99,7 @@ def _float32(xp: Any, x: Any, largest: Any = None) -> Any:
 
 
 def _largest(xp: Any, g: Any) -> Any:
-    """max |g|, on the device: gradients may be smaller than float16 can tell from 0."""
+    """max |g|, on the device: gradients may underflow in float16."""
     largest = xp.zeros((), np.uint32)
     g = ready(xp, _joined(g))
     kernel("elementwise", "find_largest", float16)((264,), (512,), (g, g.size, largest))
@@ -107,13 +107,13 @@ def _largest(xp: Any, g: Any) -> Any:
 
 
 def _readable(x: Any) -> Any:
-    """x itself if each head's features stand side by side at addresses that 16 divides, else a copy."""
+    """x if each head's features are contiguous and 16-byte aligned, else a copy."""
     fine = x.strides[-1] == x.itemsize and all(s % 16 == 0 for s in x.strides[:-1]) and x.data.ptr % 16 == 0
     return x if fine else x.copy(order="C")
 
 
 def _like(xp: Any, x: Any) -> Any:
-    """A new (B, H, T, D) whose memory is (B, T, H, D): to join the heads again is free."""
+    """A new (B, H, T, D) with memory layout (B, T, H, D), so that joining the heads needs no copy."""
     B, H, T, D = x.shape
     return _joined(xp.empty((B, T, H, D), x.dtype))
 
@@ -148,7 +148,7 @@ def _handle(device: int) -> Any:
 
 
 def _forget() -> None:
-    """Let go of all plans while Python still runs: cuDNN's binding complains about those that outlive it."""
+    """Release all plans before Python exits: cuDNN's binding reports those that remain."""
     for cached in (_forward, _backward, _handle):
         cached.cache_clear()
 

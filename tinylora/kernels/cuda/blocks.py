@@ -1,7 +1,7 @@
-"""Attention on a GPU by products of matrices, a block of query rows of a few heads at a time.
+"""Attention by matrix products, in blocks of query rows of a few heads.
 
-For what cuDNN does not do: exact float32, and dropout with the mask that every device draws. Scores exist for one block at a
-time, so memory is linear in length; what is kept for the way back is q, k, v and one number a row.
+For exact float32, and dropout with the same mask on every device, which cuDNN does not support. Scores exist for one block
+at a time, so memory is linear in the sequence length; q, k, v and one number per row are kept for backward.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from tinylora.kernels.cuda.compile import NAMES, kernel
 from tinylora.kernels.cuda.compile import mask as dropped
 from tinylora.kernels.cuda.gemm import product
 
-ROWS = 256  # query rows in a block: keys that are future to all of them are skipped
-SCORES = 2**26  # in a block, about
+ROWS = 256  # query rows in a block: keys masked for all of them are skipped
+SCORES = 2**26  # scores in a block, about
 
-Block = tuple[slice, slice, int]  # of the heads of all batches, of the query rows, and how many keys these see
+Block = tuple[slice, slice, int]  # slices of (batch · heads) and of query rows, and the number of keys these see
 
 
 @ops.attention.tune("cupy")
@@ -43,7 +43,7 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
     drop = dropped(p, key)
 
     def each() -> Iterator[tuple[Any, Any, Any, Any]]:
-        """Of every block: heads, query rows, keys, and (scores, how to run a kernel on them)."""
+        """For every block: heads, query rows, keys, and (scores, a launcher of kernels on them)."""
         for heads, rows, n in _blocks(B * H, T, S, causal):
             s = product(xp, q[heads, rows], k[heads, :n].swapaxes(-1, -2), alpha=scale, dtype=float32)
             where = s.shape[1], n, rows.start, heads.start, T, S, int(causal)
@@ -77,7 +77,7 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
 
 
 def _blocks(heads: int, T: int, S: int, causal: bool) -> Iterator[Block]:
-    for start in reversed(range(0, T, ROWS)):  # the widest first: the others fit into the memory it leaves
+    for start in reversed(range(0, T, ROWS)):  # widest first: later blocks reuse its memory
         rows = slice(start, min(start + ROWS, T))
         n = S - T + rows.stop if causal else S
         some = max(1, SCORES // ((rows.stop - start) * n))

@@ -1,5 +1,5 @@
-// What all kernels share: numbers of two and four bytes, 16 bytes of them at a time, sums over a warp and a block, dropout.
-// T is defined by whoever compiles this: float, bf16 or half. Arithmetic is done in float.
+// Shared by all kernels: number types, packs of 16 bytes, reductions over a warp and a block, dropout masks.
+// T is a macro that compile.py defines: float, bf16 or half. Arithmetic is done in float.
 
 typedef long long int64;
 typedef unsigned long long uint64;
@@ -50,7 +50,7 @@ __device__ __forceinline__ float warp_max(float x) {
     return x;
 }
 
-// Over a block of whole warps; every thread gets the result.
+// Reduction over a block of whole warps; every thread gets the result.
 __device__ __forceinline__ float block_sum(float x) {
     __shared__ float part[32];
     x = warp_sum(x);
@@ -72,7 +72,7 @@ __device__ __forceinline__ float block_max(float x) {
 }
 
 // Dropout: 1 / (1 - p) with probability 1 - p, else 0; 1 where p is 0. The bits are those of backend.mix, SplitMix64: a pure
-// function of key and position. The key is a number, or stands at key_at.
+// function of key and position. The key is an argument, or is read from key_at.
 struct Mask {
     uint64 key, below;
     float kept;

@@ -1,4 +1,4 @@
-"""CUDA sources to kernels, compiled when first called for and kept on disk by CuPy."""
+"""Compiles CUDA sources on first use; CuPy caches the kernels on disk."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 from tinylora.backend import bfloat16, float16, float32
 
 HERE = Path(__file__).parent
-NAMES = {float32: "float", bfloat16: "bf16", float16: "half"}  # of the dtypes that kernels know, in common.cuh
-THREADS = 256  # in a block
+NAMES = {float32: "float", bfloat16: "bf16", float16: "half"}  # C++ types of the supported dtypes, see common.cuh
+THREADS = 256  # threads in a block
 
 
 @functools.cache
@@ -48,21 +48,21 @@ def or_null(x: Any) -> Any:
 
 
 def mask(p: float, key: Any) -> tuple[Any, ...]:
-    """Dropout's mask as kernels take it: the key, or where it stands; which bits drop; by what the others are multiplied."""
+    """Dropout's kernel arguments: the key or its address, the threshold, and the factor of kept elements."""
     place = (np.uint64(0), key) if hasattr(key, "dtype") else (np.uint64(key), np.uint64(0))
     return *place, np.uint64(min(int(p * 2**64), 2**64 - 1)), 1 / (1 - p) if p < 1 else 0.0
 
 
 def ready(xp: ModuleType, x: Any) -> Any:
-    """x in row order and at an address that 16 divides: x itself where it is so."""
+    """x if it is in row order and 16-byte aligned, else such a copy."""
     return x if x.flags.c_contiguous and x.data.ptr % 16 == 0 else x.copy(order="C")
 
 
 def blocks(threads: int, size: int = THREADS) -> tuple[tuple[int], tuple[int]]:
-    """Grid and block for so many threads."""
+    """Grid and block for this number of threads."""
     return (-(-threads // size),), (size,)
 
 
 def packs(x: Any) -> int:
-    """How many packs of 16 bytes x fills."""
+    """The number of 16-byte packs in x."""
     return -(-x.size * x.itemsize // 16)

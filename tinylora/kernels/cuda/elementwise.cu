@@ -1,8 +1,8 @@
-// y = f(x), element by element: GELU, dropout, sums, float32 to float16 and back. And rows that are picked.
+// Elementwise kernels (GELU, dropout, addition, float32 to float16 and back), and selection of rows.
 
 const int UNROLL = 2;  // packs a thread, all of them read before the first is used
 
-// y = f(a, b, position); b only where TWO.
+// y = f(a, b, position); b is read only if TWO.
 template <bool TWO, class F> __device__ __forceinline__ void map(const T* a, const T* b, T* y, int64 n, F f) {
     int64 step = blockDim.x * PACK, start = blockIdx.x * step * UNROLL + threadIdx.x * PACK;
     if (start + (UNROLL - 1) * step + PACK <= n) {
@@ -52,12 +52,12 @@ extern "C" __global__ void dropout(const T* x, T* y, int64 n, uint64 key, const 
 }
 
 // ---------------------------------------------------------------------------------- float32 as T and back, for attention
-// The power of two that takes numbers of at most `largest` to at most 1000; 1 where no largest is given.
+// The power of two that takes numbers of at most `largest` to at most 1000; 1 if no largest is given.
 __device__ __forceinline__ float power(const unsigned* largest) {
     return largest ? exp2f(floorf(log2f(1000.f / fmaxf(__uint_as_float(*largest), 1e-30f)))) : 1.f;
 }
 
-// The bits of max |x|. They count up as the numbers do, and to the largest it does not matter which block comes first.
+// The bits of max |x|: non-negative floats are ordered like their bits, so an integer atomicMax works.
 extern "C" __global__ void find_largest(const float* x, int64 n, unsigned* largest) {
     unsigned mine = 0;
     for (int64 i = (int64)blockIdx.x * blockDim.x + threadIdx.x; i < n / 4; i += (int64)gridDim.x * blockDim.x) {
@@ -127,7 +127,7 @@ extern "C" __global__ void rows_at(const T* x, const int64* last, T* y, int64 n,
     pack_at(y, i) = p;
 }
 
-// d = so_far, or zeros, and g[b] on top of it at last[b].
+// d = so_far, or zeros, plus g[b] at last[b].
 extern "C" __global__ void rows_at_backward(const T* g, const int64* last, const T* so_far, T* d, int64 n, int64 length,
                                             int64 width) {
     int64 i = ((int64)blockIdx.x * blockDim.x + threadIdx.x) * PACK;

@@ -1,4 +1,4 @@
-"""GELU, dropout, sums and rows of a table on a GPU: each one pass over memory, 16 bytes a thread at a time."""
+"""GELU, dropout, addition and embedding on a GPU: one pass over memory each, 16 bytes per thread at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from tinylora import ops
 from tinylora.kernels.cuda.compile import NAMES, blocks, kernel, mask, packs, ready
 
-UNROLL = 2  # packs of 16 bytes that a thread works through, as in elementwise.cu
+UNROLL = 2  # 16-byte packs per thread, as in elementwise.cu
 
 
 def _handles(x: Any) -> bool:
@@ -22,7 +22,7 @@ def _threads(x: Any) -> Any:
 
 @ops.gelu.tune("cupy")
 def gelu(xp, x):
-    """Keeps x alone: tanh is computed again on the way back, where memory is what takes the time."""
+    """Keeps only x: backward recomputes tanh, since it is bound by memory."""
     if not _handles(x):
         return NotImplemented
     x = ready(xp, x)
@@ -39,7 +39,7 @@ def gelu(xp, x):
 
 @ops.add.tune("cupy")
 def add(xp, a, b):
-    """Arrays of one shape; where one is broadcast, or a number, CuPy's own is as good."""
+    """For arrays of one shape; declines broadcasting and numbers, where CuPy is as fast."""
     if not (hasattr(a, "shape") and hasattr(b, "shape") and a.shape == b.shape and a.dtype == b.dtype and _handles(a)):
         return NotImplemented
     a, b = ready(xp, a), ready(xp, b)
@@ -50,7 +50,7 @@ def add(xp, a, b):
 
 @ops.dropout.tune("cupy")
 def dropout(xp, x, p, key):
-    """Keeps the key alone: the mask is drawn again on the way back. A key on the device is read there at each launch."""
+    """Keeps only the key: backward draws the mask again. A key on the device is read at each launch."""
     if not _handles(x):
         return NotImplemented
 
@@ -65,7 +65,7 @@ def dropout(xp, x, p, key):
 
 @ops.embedding.tune("cupy")
 def embedding(xp, weight, ids):
-    """An id outside the vocabulary gives NaN: inside a CUDA graph nobody can look whether there is one."""
+    """An id outside the vocabulary gives NaN, since a CUDA graph cannot raise."""
     shape, dtype, width = weight.shape, weight.dtype, weight.shape[1]
     if not _handles(weight) or not ids.size or width * weight.itemsize % 16:
         return NotImplemented

@@ -1,7 +1,7 @@
-"""Matrix products on a GPU by cuBLAS, through nvmath where that is installed and through CuPy elsewhere.
+"""Matrix products by cuBLAS, through nvmath if it is installed, else through CuPy.
 
-nvmath's binding does what CuPy's `@` cannot: it can be captured into a CUDA graph, adds the product to another array, and
-writes float32 sums of bfloat16 products.
+Unlike CuPy's `@`, nvmath's binding can be captured into a CUDA graph, add the product to another array, and write float32
+sums of bfloat16 products.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from tinylora.kernels.cuda.compile import extra
 
 Ints = tuple[int, ...]
 
-WORKSPACE = 2**25  # bytes that cuBLAS may use per handle: NVIDIA's recommendation for Hopper
+WORKSPACE = 2**25  # workspace in bytes per handle: NVIDIA's recommendation for Hopper
 NUMBERS = {float32: 0, float16: 2, bfloat16: 14}  # cudaDataType_t
 SIZES = {number: dtype.itemsize for dtype, number in NUMBERS.items()}
-FLOAT32, TF32 = 68, 77  # cublasComputeType_t: what float32 inputs are multiplied in
+FLOAT32, TF32 = 68, 77  # cublasComputeType_t for float32 inputs
 
 _precision = "highest"
 
 
 def set_float32_matmul_precision(precision: str) -> None:
-    """How float32 matrices are multiplied on a GPU: "highest" in float32, "high" in TF32, with 10 bits of mantissa.
+    """Set how float32 matrices are multiplied on a GPU: "highest" in float32, "high" in TF32, with 10 bits of mantissa.
 
-    Attention in float32 takes its inputs as float16 under "high": 10 bits of mantissa, too. The CPU knows no such
-    choice. Raises ValueError for other names.
+    With "high", attention converts float32 to float16, which has 10 bits of mantissa too. No effect on the CPU. Raises
+    ValueError for other names.
 
     >>> import tinylora
     >>> tinylora.set_float32_matmul_precision("high")
@@ -50,7 +50,7 @@ def get_float32_matmul_precision() -> str:
 
 @functools.cache
 def cublas_lt() -> ModuleType | None:
-    """nvmath's binding of cuBLASLt, if it is installed."""
+    """nvmath's binding of cuBLASLt, or None."""
     return extra("nvmath.bindings.cublasLt")
 
 
@@ -84,12 +84,12 @@ def product(xp: ModuleType, a: Array, b: Array, out: Array | None = None, alpha:
 class Plan:
     """A product of two matrices of given shapes, strides and dtypes, and the algorithm that cuBLAS chose for it.
 
-    To find one takes longer than to launch it, and a step asks for the same ones again and again. cuBLAS counts columns
-    first: there it is outᵀ = bᵀ aᵀ, with the operands swapped and none of them moved.
+    Choosing an algorithm takes longer than running it, and a step repeats the same products, so plans are cached. cuBLAS is
+    column-major: it computes outᵀ = bᵀ aᵀ, with the operands swapped and not copied.
     """
 
     def __init__(self, device: int, a: Matrix, b: Matrix, c: Matrix, out: Matrix, tf32: bool, aligned: bool) -> None:
-        self.made: list[tuple[Any, int]] = []  # what destroys a thing that cuBLAS made, and the thing
+        self.made: list[tuple[Any, int]] = []  # destructors of cuBLAS objects, with the objects
         lt: Any = cublas_lt()
         self.lt, (self.handle, self.workspace) = lt, _handle(device)
         self.operation = self._make("matmul_desc", TF32 if tf32 and a.number == NUMBERS[float32] else FLOAT32, 0)
@@ -109,7 +109,7 @@ class Plan:
         self.at = self.algorithm.ctypes.data
 
     def run(self, xp: Any, a: int, b: int, c: int, out: int, alpha: int, beta: int) -> None:
-        """out = alpha a b + beta c, all by their addresses."""
+        """out = alpha a b + beta c, given by addresses."""
         of_a, of_b, of_c, of_out = self.layouts
         self.lt.matmul(
             self.handle, self.operation, alpha, b, of_b, a, of_a, beta, c, of_c, out, of_out, self.at, self.workspace.ptr,
@@ -139,10 +139,10 @@ class Plan:
 
 
 class Matrix(NamedTuple):
-    """One of a product, or `batch` of them that are `step` numbers apart: `down` rows of `across` numbers, `width` apart."""
+    """Layout of an operand, or of `batch` operands `step` apart: `down` rows of `across` numbers, `width` apart."""
 
     number: int  # of its dtype
-    turned: bool  # are these its columns?
+    turned: bool  # is it transposed?
     down: int
     across: int
     width: int
@@ -151,7 +151,7 @@ class Matrix(NamedTuple):
 
 
 def _matrix(shape: Ints, strides: Ints, dtype: np.dtype) -> Matrix | None:
-    """None if neither its rows nor its columns stand in order."""
+    """None if neither rows nor columns are contiguous."""
     (rows, columns), (down, along), size = shape[-2:], strides[-2:], dtype.itemsize
     many = (shape[0], strides[0] // size) if len(shape) == 3 else (1, 0)
     if (along == size or columns == 1) and (down >= columns * size or rows == 1):
@@ -164,7 +164,7 @@ def _matrix(shape: Ints, strides: Ints, dtype: np.dtype) -> Matrix | None:
 @functools.lru_cache(maxsize=4096)
 def _plan(device: int, a_shape: Ints, a_strides: Ints, b_shape: Ints, b_strides: Ints, c_strides: Ints, strides: Ints,
           dtype: np.dtype, out_dtype: np.dtype, aligned: bool, tf32: bool) -> Plan | None:  # fmt: skip
-    """None if a, b or what is added has to be put in order first."""
+    """None if a, b or the added array must be copied first."""
     shape = *a_shape[:-1], b_shape[-1]
     a, b = _matrix(a_shape, a_strides, dtype), _matrix(b_shape, b_strides, dtype)
     c, out = _matrix(shape, c_strides, out_dtype), _matrix(shape, strides, out_dtype)
@@ -177,7 +177,7 @@ def _plan(device: int, a_shape: Ints, a_strides: Ints, b_shape: Ints, b_strides:
 
 @functools.cache
 def _handle(device: int) -> tuple[int, Any]:
-    """cuBLASLt's handle, and the memory that it may work in: one product at a time, so on one stream at a time."""
+    """cuBLASLt's handle and workspace, for one product at a time and so one stream at a time."""
     import cupy
 
     lt: Any = cublas_lt()
@@ -186,7 +186,7 @@ def _handle(device: int) -> tuple[int, Any]:
 
 @functools.cache
 def _number(value: float) -> int:
-    """The address of alpha or beta, where cuBLAS reads it."""
+    """The host address of alpha or beta."""
     _numbers.append(np.array(value, np.float32))
     return _numbers[-1].ctypes.data
 
@@ -206,7 +206,7 @@ def _by_cupy(xp: Any, a: Any, b: Any, out: Any, alpha: float, plus: Any) -> Any:
 
 
 def _matmul(xp: Any, a: Any, b: Any) -> Any:
-    """CuPy's `@`, which uses TF32 if its cuBLAS handle says so."""
+    """CuPy's `@`, with its cuBLAS handle set to TF32 if chosen."""
     if a.dtype != float32 or _precision == "highest":
         return a @ b
     cublas, handle = xp.cuda.cublas, xp.cuda.get_cublas_handle()

@@ -1,4 +1,4 @@
-"""Gradients of the outputs of one op, put side by side without a copy where they lie so already."""
+"""Joins the gradients of an op's outputs, without a copy if they are adjacent in memory."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from tinylora.backend import Array, array_module, is_cupy
 
 
 def joined(shape: tuple[int, ...], parts: Mapping[int, Array]) -> Array:
-    """(.., k, out) from gradients (.., out) by number: where they lie if they lie side by side, else copied.
+    """(.., k, out) from gradients (.., out) by number: a view if they are adjacent in memory, else a copy.
 
-    Attention's gradients of query, key and value lie so. Zeros stand where none is given.
+    Attention's gradients of query, key and value are adjacent. A missing gradient is zeros.
     """
     some, k = next(iter(parts.values())), shape[-2]
     xp, size = array_module(some), some.itemsize * shape[-1]
@@ -31,5 +31,5 @@ def _address(x: Array) -> int:
 
 
 def _owner(x: Array) -> Any:
-    """Whose memory it is: neighbours of different owners are no parts of one array."""
+    """The owner of its memory: adjacent arrays of different owners cannot be one view."""
     return x.data.mem if is_cupy(x) else x if x.base is None else x.base

@@ -1,5 +1,5 @@
-// Attention with one query a row, a block a head of a row. Of one key LANES threads read the head's D numbers, each PER packs;
-// a block reads GROUPS keys at a time. ALIGNED: packs stand where one instruction can read them.
+// Attention with one query per row; one block per row and head. LANES threads read the D numbers of a key, PER packs each;
+// a block reads GROUPS keys at a time. ALIGNED: packs are 16-byte aligned, so that one instruction reads one.
 
 const int THREADS = 256, GROUPS = THREADS / LANES, PER = (D + LANES * PACK - 1) / (LANES * PACK);
 
@@ -63,7 +63,7 @@ __device__ __forceinline__ float dot(const Share& x, const Share& y) {
     return sum;
 }
 
-// y = Σ over the groups of what each has added up, by all threads of the block
+// y = Σ of the groups' partial sums, by all threads of the block
 __device__ __forceinline__ void sum_groups(const float* mine, T* y, const Head& head) {
     __shared__ float part[GROUPS][D];
 #pragma unroll
@@ -81,7 +81,7 @@ __device__ __forceinline__ void sum_groups(const float* mine, T* y, const Head& 
     }
 }
 
-// y = (P ∘ M) v, and P is kept. k's and v's rows stand k_apart and v_apart numbers apart.
+// y = (P ∘ M) v, and P is kept. Strides of the rows of k and v: k_apart and v_apart.
 extern "C" __global__ void attention_at(const T* q, const T* k, const T* v, const int64* last, T* y, float* P, int64 heads,
                                         int64 length, int64 k_apart, int64 v_apart, uint64 key, const uint64* key_at,
                                         uint64 below, double kept) {
@@ -108,7 +108,7 @@ extern "C" __global__ void attention_at(const T* q, const T* k, const T* v, cons
     sum_groups(out, y, head);
 }
 
-// d_k and d_v at every key, zeros where it is not seen, into (B, T, 2, C); and d_q. dP is room for P's like.
+// d_k and d_v at every key, zeros at masked ones, into (B, T, 2, C); and d_q. dP is scratch of P's shape.
 extern "C" __global__ void attention_at_backward(const T* q, const T* k, const T* v, const int64* last, const float* P,
                                                  const T* g, float* dP, T* d_q, T* d_kv, int64 heads, int64 length,
                                                  int64 k_apart, int64 v_apart, uint64 key, const uint64* key_at, uint64 below,

@@ -1,6 +1,6 @@
-"""One position of each row, on a GPU: picked, and attending to the others, in a launch each way.
+"""Selection of one position per row, and its attention, with one launch forward and one backward.
 
-Rows are picked by kernels in elementwise.cu, where other rows are picked, too: last.cu is compiled for each size of head.
+Rows are selected by kernels in elementwise.cu; last.cu is compiled for each head size.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def rows_at(xp, x, last):
 
 @ops.attention_at.tune("cupy")
 def attention_at(xp, q, k, v, last, p=0.0, key=0):
-    """Keeps q, k, v and P (B, H, T) in float32. Declines more than 1024 features a head, and heads that share their keys."""
+    """Keeps q, k, v and P (B, H, T) in float32. Declines more than 1024 features a head, and grouped key heads."""
     if q.ndim != 3 or k.ndim != 4 or k.shape != v.shape or (len(k), k.shape[1], k.shape[3]) != q.shape:
         return NotImplemented
     if q.dtype not in NAMES or not q.dtype == k.dtype == v.dtype or not k.size or last.shape != q.shape[:1]:
@@ -49,7 +49,7 @@ def attention_at(xp, q, k, v, last, p=0.0, key=0):
     q, k, v = ready(xp, q), _in_rows(xp, k), _in_rows(xp, v)  # (B, H, D), (B, T, H D) twice
     last = ready(xp, last.astype(np.int64, copy=False))
     y, P = xp.empty((B, H, D), dtype), xp.empty((B, H, T), np.float32)
-    lanes = min(32, 1 << (-(-D * item // 16) - 1).bit_length())  # a power of two, so that they can add up
+    lanes = min(32, 1 << (-(-D * item // 16) - 1).bit_length())  # a power of two, for a tree reduction
     choice = {"D": D, "LANES": lanes, "ALIGNED": int(D * item % 16 == 0)}
     options = H, T, k.strides[1] // item, v.strides[1] // item, *mask(p, key)
     kernel("last", "attention_at", dtype, **choice)((B * H,), (THREADS,), (q, k, v, last, y, P, *options))
@@ -64,8 +64,8 @@ def attention_at(xp, q, k, v, last, p=0.0, key=0):
 
 
 def _in_rows(xp: Any, x: Any) -> Any:
-    """x (B, H, T, D) as (B, T, H D): as it lies if its rows stand evenly at addresses that 16 divides, else a copy."""
+    """x (B, H, T, D) as (B, T, H D): a view if its rows are evenly spaced and 16-byte aligned, else a copy."""
     B, H, T, D = x.shape
-    x = x.transpose(0, 2, 1, 3).reshape(B, T, H * D)  # a view where the heads of a row stand side by side
+    x = x.transpose(0, 2, 1, 3).reshape(B, T, H * D)  # a view if the heads of a row are adjacent
     evenly = x.strides[2] == x.itemsize and x.strides[0] == x.shape[1] * x.strides[1] and x.strides[1] > 0
     return x if evenly and not (x.strides[1] % 16 or x.data.ptr % 16) else x.copy(order="C")

@@ -1,4 +1,4 @@
-"""Products with a weight, and matrix products in general, on a GPU by cuBLAS."""
+"""Linear and matmul on a GPU by cuBLAS."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tinylora.ops.nn import rows
 
 
 def handles(x: Any, *others: Any) -> bool:
-    """By nvmath, in one dtype that it and the kernels know."""
+    """Whether nvmath supports these arrays: one dtype, supported by the kernels too."""
     alike = all(other is None or other.dtype == x.dtype for other in others)
     return alike and x.dtype in NAMES and x.size > 0 and cublas_lt() is not None
 
 
 @ops.linear.tune("cupy")
 def linear(xp, x, weight, bias=None):
-    """The bias is copied into y first and the product added onto it."""
+    """The bias is copied into y first, and the product added."""
     if not handles(x, weight, bias) or not weight.size:
         return NotImplemented
     shape, x = x.shape, rows(x)
@@ -45,7 +45,7 @@ def linear(xp, x, weight, bias=None):
 
 @ops.matmul.tune("cupy")
 def matmul(xp, a, b):
-    """Two matrices, two stacks of them with the same leading axes, or a stack times one matrix. Other shapes are CuPy's."""
+    """Two matrices, two stacks of them with the same leading axes, or a stack times one matrix. Declines other shapes."""
     if not handles(a, b) or a.ndim < 2 or not b.size or (b.ndim != 2 and a.shape[:-2] != b.shape[:-2]):
         return NotImplemented
     shape, one = a.shape, b.ndim == 2

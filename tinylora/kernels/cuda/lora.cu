@@ -1,5 +1,5 @@
-// LoRA's small matrices, made ready for the products: A as T, and B' = [s B; bias; 0], (r + 8, out), as T.
-// The rows of x A get a 1 and zeros behind them, so that [x A, 1, 0] B' = s x A B + bias in one product.
+// Prepares LoRA's small matrices for the products: A as T, and B' = [s B; bias; 0], (r + 8, out), as T.
+// The rows of x A are extended by a 1 and zeros, so that [x A, 1, 0] B' = s x A B + bias in one product.
 
 extern "C" __global__ void factors(const float* A, const float* B, const T* bias, double scale, int64 d_in, int64 d_out, int64 r,
                                    int64 rows, T* small_A, T* small_B, T* x_A) {

@@ -1,8 +1,8 @@
-"""LoRA on a GPU: a Linear with its low-rank change, or a few of one input side by side.
+"""LoRA on a GPU: a Linear with its low-rank change, or several of one input at once.
 
-An output that is a sum of products is written by the first and added onto by the next, while cuBLAS multiplies: the sum
-takes no pass of its own, nor does a gradient that was there before. LoRA's two narrow matrices stay in float32 and are
-rounded to the dtype of x for each product; their gradients are summed up in float32 and come back so.
+Where an output is a sum of products, cuBLAS adds each to the one before, so the sum needs no pass of its own; nor does
+adding to an earlier gradient. A and B stay in float32 and are rounded to the dtype of x for each product; their gradients
+are accumulated and returned in float32.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from tinylora.kernels.cuda.sums import adds_inside
 from tinylora.op import once
 from tinylora.ops.nn import rows
 
-MOST = 3  # layers side by side, as in lora.cu
+MOST = 3  # layers at once, as in lora.cu
 
 
 class Factors(NamedTuple):
-    """What the products of k layers of rank r read, (in, k r) in x's dtype and so on; k is mostly 1."""
+    """Operands of the products of k layers of rank r, in x's dtype; k is mostly 1."""
 
     x: Any  # (n, in)
     low: Any  # (n, k r): x A
     A: Any  # (in, k r)
-    B: Any  # (k out, k r): s Bᵀ of each layer in rows and columns of its own, zeros elsewhere
+    B: Any  # (k out, k r): block diagonal, s Bᵀ of each layer
     W: Any  # (k out, in)
 
 
 @ops.lora_linear.tune("cupy")
 def lora_linear(xp, x, weight, bias, A, B, scale):
-    """Forward one or two products narrow in r and a wide one. Backward one with W + ΔW, else one with W and one with A."""
+    """Forward: one or two products of width r and a wide one. Backward: one with W + ΔW, or one with W and one with A."""
     if A.dtype != float32 or B.dtype != float32:
         return NotImplemented
     if not (weight.size and A.size) or not handles(x, weight, bias):
@@ -60,9 +60,9 @@ def lora_linear(xp, x, weight, bias, A, B, scale):
 
 @ops.lora_linears.tune("cupy")
 def lora_linears(xp, x, scales, *layers):
-    """All of them by the products of one layer that is as wide as they are together. Outputs are views of (.., k, out).
+    """Computes all layers as one layer of their total width. Outputs are views of (.., k, out).
 
-    Each x A is multiplied by zeros for the other layers, so that a NaN in one of them is a NaN in all.
+    Each x A is multiplied by zeros for the other layers, so a NaN in one is a NaN in all.
     """
     each = [layers[i : i + 4] for i in range(0, len(layers), 4)]
     if len(set(scales)) > 1 or not fit(x, each):
@@ -82,7 +82,7 @@ def lora_linears(xp, x, scales, *layers):
         return xp.ascontiguousarray(d.reshape(d_in, k, r).transpose(1, 0, 2))
 
     def own(d):
-        """(k r, k out) -> (k, r, out), the blocks in which rows and columns are of the same layer."""
+        """(k r, k out) -> (k, r, out), the diagonal blocks."""
         blocks = xp.lib.stride_tricks.as_strided(d, (k, r, d_out), ((r * k + 1) * d_out * 4, k * d_out * 4, 4))
         return xp.ascontiguousarray(blocks)
 
@@ -109,7 +109,7 @@ def lora_linears(xp, x, scales, *layers):
 
 
 def fit(x: Any, layers: Sequence[tuple[Any, ...]]) -> bool:
-    """May these layers W, b, A, B, which read x, run side by side? They have to be alike."""
+    """Whether these layers W, b, A, B of x can run at once: they must have the same shapes and dtypes."""
     (d_out, d_in), bias, r = layers[0][0].shape, layers[0][1], layers[0][2].shape[-1]
     if not 1 < len(layers) <= MOST or not (d_out and d_in and r) or x.shape[-1:] != (d_in,):
         return False
@@ -122,12 +122,12 @@ def fit(x: Any, layers: Sequence[tuple[Any, ...]]) -> bool:
 
 
 def _whole_packs(x: Any, d_in: int, r: int) -> bool:
-    """Do rows of d_in and of r numbers fill packs, and is x small enough for the 32 bits that lora.cu counts in?"""
+    """Whether rows of d_in and r numbers fill 16-byte packs, and x is small enough for lora.cu's 32-bit indices."""
     return d_in * x.itemsize % 16 == r * x.itemsize % 16 == 0 and x.size + d_in * r < 2**31 and x.size // d_in < 2**24
 
 
 def _gradients(xp: Any, shape: tuple[int, ...], scale: float, f: Factors) -> tuple[Callable[..., Any], ...]:
-    """d_x, and d_A (in, k r) and d_B (k r, k out) of all layers together, each of which keeps alive what it reads."""
+    """vjps: d_x, and d_A (in, k r) and d_B (k r, k out) of all layers together. Each holds only the arrays it needs."""
     x, low, A, B, W = f
     n, outputs = len(x), len(W)
     flat = once(lambda g: g.reshape(n, outputs))  # (n, k out)
@@ -168,7 +168,7 @@ def _narrow(xp: Any, x: Any, scale: float, layer: tuple[Any, ...]) -> tuple[Any,
 
 
 def _wide(xp: Any, x: Any, scale: float, *layers: tuple[Any, ...]) -> tuple[Any, Factors]:
-    """y = [x, x A, 1, 0] [W, s Bᵀ, bias, 0]ᵀ: where y is much wider than x, to copy x costs less than to write y twice."""
+    """y = [x, x A, 1, 0] [W, s Bᵀ, bias, 0]ᵀ: if y is much wider than x, copying x costs less than writing y twice."""
     n, (d_out, d_in), r, k = len(x), layers[0][0].shape, len(layers[0][3]), len(layers)
     width = d_in + k * r + 8
     wide_x, wide_W, A = (xp.empty(shape, x.dtype) for shape in ((n, width), (k * d_out, width), (d_in, k * r)))

@@ -1,4 +1,4 @@
-// Cross-entropy of float logits: a block a row, then one block for the sum.
+// Cross-entropy of float logits: one block per row, then one block for the sum.
 
 // Per row: lse = log Σ e^z, w = its weight or 0 where it is ignored, and w (lse - z[target]); NaN for a target that is no class.
 extern "C" __global__ void row_losses(const T* z, const int64* target, const T* weight, int64 ignored, int64 classes, float* lse,
@@ -33,7 +33,7 @@ extern "C" __global__ void total_loss(const float* losses, const float* w, int64
     *out = narrow<T>(a / *total);
 }
 
-// d = w (softmax z - onehot target) g / total, with g one number or one a row; total may be absent.
+// d = w (softmax z - onehot target) g / total, with g one number or one per row; total may be null.
 extern "C" __global__ void cross_entropy_backward(const T* z, const int64* target, const float* lse, const float* w, const T* g,
                                                   int64 g_step, const float* total, int64 classes, T* d) {
     int64 row = blockIdx.x;

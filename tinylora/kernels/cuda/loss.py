@@ -1,4 +1,4 @@
-"""Cross-entropy on a GPU: two launches forward, one back, and no log-probabilities kept; and with it a head."""
+"""Cross-entropy on a GPU, also with the head: two launches forward, one backward, no log-probabilities kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tinylora.op import once
 
 @ops.cross_entropy.tune("cupy")
 def cross_entropy(xp, logits, target, weight=None, ignore_index=-100, reduction="mean"):
-    """Keeps the logits and two numbers a row. A target that is no class gives NaN, since a CUDA graph cannot raise."""
+    """Keeps the logits and two numbers per row. An invalid target gives NaN, since a CUDA graph cannot raise."""
     if logits.dtype != np.float32 or not logits.size or (weight is not None and weight.dtype != np.float32):
         return NotImplemented
     rows, classes = logits.shape
@@ -36,7 +36,7 @@ def cross_entropy(xp, logits, target, weight=None, ignore_index=-100, reduction=
 
 @ops.linear_cross_entropy.tune("cupy")
 def linear_cross_entropy(xp, x, weight, target, ignore_index=-100, d_x_too=True):
-    """The tuned versions of both, one after the other: the loss of bfloat16 and float16 in float32. Keeps the logits."""
+    """The tuned linear, then the tuned loss, in float32 for bfloat16 and float16. Keeps the logits."""
     logits, (through_x, through_weight, _) = ops.linear(x, weight, None)
     dtype = logits.dtype
     wide = logits.astype(np.float32) if dtype.itemsize < 4 else logits

@@ -1,4 +1,4 @@
-// What is done to many arrays in one launch. A table has an address per array and column; a block does one chunk of one array.
+// Ops on many arrays in one launch. A table has an address per array and column; each block processes one chunk of one array.
 
 const int CHUNK = 4096;
 
@@ -6,8 +6,8 @@ const int CHUNK = 4096;
     int64 which = chunks[2 * blockIdx.x], start = chunks[2 * blockIdx.x + 1]; \
     int64 stop = start + CHUNK < sizes[which] ? start + CHUNK : sizes[which]
 
-// Adam on every weight. numbers has, per weight: lr / (1 - β₁ᵗ), 1 / (1 - β₂ᵗ), 1 - lr λ, λ', ε, β₁, β₂, with λ the decay
-// apart from the gradient (AdamW) and λ' the one added to it (Adam). table: new w, w, g, m, v.
+// Adam on every weight. numbers has, per weight: lr / (1 - β₁ᵗ), 1 / (1 - β₂ᵗ), 1 - lr λ, λ', ε, β₁, β₂, with λ the decoupled
+// weight decay (AdamW) and λ' the one added to the gradient (Adam). table: new w, w, g, m, v.
 extern "C" __global__ void adam(const int64* table, const int64* sizes, const int64* chunks, const double* numbers) {
     FOR_MY_CHUNK(chunks);
     const int64* row = table + 5 * which;

@@ -1,7 +1,7 @@
-"""Many arrays in one launch: Adam on all parameters, the joint norm of all gradients, and all of them scaled.
+"""Ops on many arrays in one launch: Adam, and gradient clipping.
 
-LoRA trains a hundred small matrices and more. One after another they cost a hundred times several launches and hardly any
-arithmetic; here a table of addresses goes to the device, and one launch works through all of them.
+LoRA trains a hundred small matrices or more. Separately they cost hundreds of launches with hardly any arithmetic; here one
+launch processes all of them by a table of addresses on the device.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from tinylora.backend import Array, float32, is_cupy
 from tinylora.kernels.cuda.compile import kernel
 from tinylora.kernels.cuda.live import fixed, live
 
-CHUNK = 4096  # elements that one block works through, as in many.cu
+CHUNK = 4096  # elements per block, as in many.cu
 
 
 def handles(arrays: Sequence[Array]) -> bool:
-    """All on the GPU, in float32 and in row order, and not all of them empty: there is no launch of no blocks."""
+    """Whether all are on the GPU, in float32 and in row order, and not all empty: a launch needs a block."""
     return any(x.size for x in arrays) and all(is_cupy(x) and x.dtype == float32 and x.flags.c_contiguous for x in arrays)
 
 
 @ops.adam.tune("cupy")
 def adam(xp, *arrays, numbers, apart):
-    """In one launch. Overwrites m and v, and the weights while a step is being captured."""
+    """One launch. Overwrites m and v, and during capture the weights."""
     n = len(arrays) // 4
     weights, gradients, ms, vs = (arrays[i * n : (i + 1) * n] for i in range(4))
     if not handles(arrays):
         return NotImplemented
 
     def coefficients() -> Array:
-        """Of every row; those of the rows that have the same numbers are worked out once."""
+        """Factors for every row; rows with the same numbers share them."""
         rows = numbers()
         found = {row: _coefficients(*row, apart=apart) for row in dict.fromkeys(rows)}
         return np.array([found[row] for row in rows])
@@ -48,7 +48,7 @@ def adam(xp, *arrays, numbers, apart):
 
 
 def _coefficients(t: int, lr: float, b1: float, b2: float, eps: float, decay: float, *, apart: bool) -> list[float]:
-    """What many.cu multiplies by in step t."""
+    """The factors that many.cu uses in step t."""
     keep, added = (1 - lr * decay, 0.0) if apart else (1.0, decay)
     return [lr / (1 - b1**t), 1 / (1 - b2**t), keep, added, eps, b1, b2]
 
@@ -69,7 +69,7 @@ def clip_norm(xp, *gradients, max_norm):
 
 
 def _like(xp: ModuleType, arrays: Sequence[Array]) -> list[Array]:
-    """A new array for each, all in one piece of memory."""
+    """A new array like each of them, all in one allocation."""
     starts = np.cumsum([0, *(-(-x.size // 64) * 64 for x in arrays)]).tolist()
     memory: Any = xp.empty(starts[-1], np.float32)
     return [memory[i : i + x.size].reshape(x.shape) for x, i in zip(arrays, starts, strict=False)]
@@ -82,6 +82,6 @@ def _table(xp: ModuleType, *columns: Sequence[Array]) -> Array:
 
 @functools.lru_cache(maxsize=64)
 def _chunks(xp: ModuleType, sizes: tuple[int, ...]) -> tuple[Array, Array, int]:
-    """On the device: the sizes, and (array, start) of every chunk; and how many chunks there are."""
+    """On the device: sizes, and (array, start) of every chunk; and the number of chunks."""
     chunks = [(i, start) for i, size in enumerate(sizes) for start in range(0, size, CHUNK)]
     return xp.asarray(np.array(sizes, np.int64)), xp.asarray(np.array(chunks, np.int64)), len(chunks)

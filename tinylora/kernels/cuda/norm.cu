@@ -1,4 +1,4 @@
-// Layer norm, a warp a row. A row has 32 · PACKS packs at most, kept in registers between its two sums and its output.
+// Layer norm, one warp per row. A row has at most 32 · PACKS packs, which stay in registers.
 
 #define FOR_MY_ROW(rows) \
     int64 row = (int64)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32; \
@@ -46,7 +46,7 @@ extern "C" __global__ void layer_norm(const T* x, const T* weight, const T* bias
     }
 }
 
-// d = (h - mean h - n mean(h n)) / √(variance + ε),  h = g w; and so_far on top of it, if that is given.
+// d = (h - mean h - n mean(h n)) / √(variance + ε),  h = g w; plus so_far, if it is given.
 extern "C" __global__ void layer_norm_backward(const T* x, const T* g, const T* weight, const float2* stats, const T* so_far,
                                                T* d, int64 rows, int64 width) {
     FOR_MY_ROW(rows);

@@ -1,4 +1,4 @@
-"""Layer norm on a GPU: a row is read once forward, and once more with its gradient on the way back."""
+"""Layer norm on a GPU: each row is read once forward, and once backward with its gradient."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WARPS = 4  # rows in a block
 
 @ops.layer_norm.tune("cupy")
 def layer_norm(xp, x, weight, bias, eps):
-    """Keeps x, and mean and 1 / √(variance + ε) of each row. Declines rows that are odd in size or too long."""
+    """Keeps x, and mean and 1 / √(variance + ε) of each row. Declines rows of odd size or that are too long."""
     width = x.shape[-1] if x.ndim else 0
     arrays = [a for a in (weight, bias) if hasattr(a, "dtype")]
     plain = all(hasattr(a, "dtype") or a == one for a, one in ((weight, 1), (bias, 0)))

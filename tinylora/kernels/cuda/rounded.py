@@ -1,6 +1,6 @@
-"""bfloat16 for every op: where no kernel takes it, the definition in float32, and what comes out of it rounded.
+"""bfloat16 for ops without a kernel for it: the definition in float32, with rounded results.
 
-CuPy computes in bfloat16, too, but takes it for float32 beside a Python number, of which definitions are full.
+CuPy computes in bfloat16 too, but promotes it to float32 beside Python numbers, which definitions use a lot.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ COMPUTING = """add sub mul div pow neg abs exp log sqrt rsqrt sin cos tanh sigmo
 
 
 def _as(dtype: Any, x: Any) -> Any:
-    """x as `dtype`, if it is of the other of the two dtypes; anything else as it is."""
+    """x as `dtype` if it is bfloat16 or float32; anything else unchanged."""
     return x.astype(dtype) if getattr(x, "dtype", None) in (bfloat16, float32) else x
 
 
@@ -43,7 +43,7 @@ def _narrow(vjp: Any) -> Any:
 
 def _scattered(op: Op) -> Any:
     def scattered(xp: Any, x: Any, *inputs: Any, **options: Any) -> Any:
-        """The definition, with the gradient of x added up in float32: CuPy cannot add bfloat16 where an index says."""
+        """The definition, with the gradient of x accumulated in float32: CuPy cannot scatter-add bfloat16."""
         if x.dtype != bfloat16:
             return NotImplemented
         of_its_shape = xp.broadcast_to(xp.zeros((), float32), x.shape)  # one number in memory

@@ -1,4 +1,4 @@
-// What lies between the products of attention, a block a row: scores in, weights and their gradients out.
+// Softmax, mask and dropout between the products of attention, one block per row: scores in, weights and gradients out.
 // A row is one query of one head: `rows` queries of each head from query `first` on, and of S keys the first `width`.
 
 struct Row {

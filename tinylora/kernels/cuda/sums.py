@@ -1,4 +1,4 @@
-"""Gradients that meet, on a GPU: added by the product that computes the second, where it can."""
+"""Adds gradients of one tensor on a GPU, inside the product that computes the later one where possible."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tinylora.tensor import accumulate, sum_to
 
 
 def adds_inside(vjp: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark a vjp(g, so_far=None) that returns so_far + dL/dx where that costs less than a pass of its own.
+    """Mark a vjp(g, so_far=None) that returns so_far + dL/dx at less cost than a separate addition.
 
     The gradient has the shape and dtype of the input, and so has `so_far`, which it must not write into.
     """
@@ -20,7 +20,7 @@ def adds_inside(vjp: Callable[..., Any]) -> Callable[..., Any]:
 
 @accumulate.tune("cupy")
 def accumulate_inside(xp, so_far, g, vjp, shape):
-    """By the vjp itself if it is marked, else by the kernel that adds two arrays."""
+    """Adds in the vjp if it is marked, else by the op `add`."""
     if hasattr(vjp, "adds_inside"):
         return vjp(g, so_far), (None,) * 4
     return ops.add(so_far, sum_to(vjp(g), shape))[0], (None,) * 4
