@@ -29,17 +29,19 @@ def peers():
 
 def test_every_contender_takes_its_steps_and_computes_the_same(peers, tmp_path):
     file = tmp_path / "found.json"
-    printed = run("--tiny", "--steps", 2, "--only", "agreement", "lora-8x128", "--json", file)
+    printed = run("--tiny", "--steps", 2, "--only", "agreement", "lora-8x128", "smollm2-8x128", "--json", file)
     saved = json.loads(file.read_text())
     contenders = saved["rows"]["lora-8x128"]["contenders"]
     assert [name[:3] for name in contenders] == ["tin", "tin", "(a)", "(b)", "(c)", "(d)"]
-    for found in contenders.values():
+    llama = saved["rows"]["smollm2-8x128"]["contenders"]
+    assert [name[:3] for name in llama] == ["tin", "(d)"]
+    for found in [*contenders.values(), *llama.values()]:
         assert len(found["times"]) == 2
         assert min(found["times"]) <= found["median"] <= max(found["times"])
         assert found["peak"] > 1e7
     assert saved["machine"]["threads"] == 2
     agreement = saved["rows"]["agreement"]["bars"]
-    assert len(agreement) == 6
+    assert len(agreement) == 8
     for bar in agreement:
         assert bar["reached"] <= bar["bound"], bar
     markdown = run("--show", file, "--markdown")

@@ -142,7 +142,7 @@ def _node_of_output(i: int, part: Array, node: Node) -> Node:
 def _walk(root: Node, gradient: Array, retain_graph: bool) -> None:
     """Visit every node below `root` once, after all nodes above it, and send its gradient down its edges."""
     gradients: dict[Node, Any] = {root: gradient}
-    collected: dict[int, list[Array]] = {}
+    collected: dict[int, tuple[Array, ...]] = {}
     for node in reversed(_inputs_first(root)):
         g = gradients.pop(node)
         if node.leaf is not None:
@@ -198,7 +198,7 @@ def _edges(node: Node) -> tuple[tuple[Node, Vjp], ...]:
     return node.edges
 
 
-def _collect(leaf: Tensor | None, g: Array, collected: dict[int, list[Array]]) -> None:
+def _collect(leaf: Tensor | None, g: Array, collected: dict[int, tuple[Array, ...]]) -> None:
     """Add g to leaf.grad, in memory that no other element and no other leaf's gradient shares.
 
     `collected` has this walk's gradients by the id of the array that owns their memory.
@@ -209,10 +209,10 @@ def _collect(leaf: Tensor | None, g: Array, collected: dict[int, list[Array]]) -
     owner = g
     while (base := getattr(owner, "base", None)) is not None:
         owner = base
-    others = collected.setdefault(id(owner), [])
-    if 0 in getattr(g, "strides", ()) or any(array_module(g).may_share_memory(g, other) for other in others):
+    others = collected.get(id(owner), ())
+    if 0 in getattr(g, "strides", ()) or (others and any(array_module(g).may_share_memory(g, other) for other in others)):
         g = g.copy()
-    others.append(g)  # stored for copies too: keeps the owner alive, so its id stays unique
+    collected[id(owner)] = (*others, g)  # stored for copies too: keeps the owner alive, so its id stays unique
     leaf.grad = Tensor(g)
 
 

@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 
 import report
-from rows import ROWS, Plan, scaling
+from rows import ROWS, Plan, SkippedError, scaling
 from workers import in_fresh_process
 
 from tinylora.app import terminal
@@ -65,7 +65,10 @@ def main() -> None:
         found = {}
         for name in chosen.only:
             terminal.say(f"measuring {name} ..")
-            found[name] = ROWS[name](plan)
+            try:
+                found[name] = ROWS[name](plan)
+            except SkippedError as reason:
+                terminal.say(f"{name} is skipped: {reason}")
     about = report.machine(plan.threads)
     if chosen.json:
         saved = {

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from work import Work
+from work import LlamaWork, Work
 
 import tinylora
 from tinylora import lora, nn, optim
 from tinylora.models.gpt import GPTModel
+from tinylora.models.llama import LlamaModel
 from tinylora.tasks.messages import Batch
 from tinylora.text.generate import generate as continuation
 from tinylora.text.sampling import GREEDY
@@ -51,16 +52,41 @@ def loss_of(model: GPTModel, batch: Batch, every_position: bool = False) -> tiny
 def train_step(every_position: bool = False, **work: Any) -> Callable[[], float]:
     """One whole step: zero, forward, loss, backward, update."""
     model, batch = classifier(Work(**work)), batch_of(Work(**work))
+    return step_of(model, lambda: loss_of(model, batch, every_position))
+
+
+def step_of(model: nn.Module, loss_of_batch: Callable[[], tinylora.Tensor]) -> Callable[[], float]:
     optimizer = optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-5)
 
     def step() -> float:
         optimizer.zero_grad()
-        loss = loss_of(model, batch, every_position)
+        loss = loss_of_batch()
         loss.backward()
         optimizer.step()
         return loss.item()
 
     return step
+
+
+def llama(work: LlamaWork) -> LlamaModel:
+    """SmolLM2 with random weights, frozen, and with a LoRA around every Linear of its blocks."""
+    tinylora.manual_seed(0)
+    model = LlamaModel(work.config)
+    lora.freeze(model)
+    lora.replace_linear_with_lora(model.trf_blocks, rank=work.rank, alpha=1)  # PEFT divides its alpha by the rank
+    return model
+
+
+def language_loss(model: LlamaModel, ids: tinylora.Tensor, following: tinylora.Tensor) -> tinylora.Tensor:
+    """The mean loss of the next token, head and cross-entropy in one: the logits of all positions are never held."""
+    return F.linear_cross_entropy(model.features(ids), model.out_head.weight, following)
+
+
+def llama_step(**work: Any) -> Callable[[], float]:
+    """One whole step of SmolLM2: zero, forward, loss, backward, update."""
+    model = llama(LlamaWork(**work))
+    ids, following = map(tinylora.tensor, LlamaWork(**work).texts())
+    return step_of(model, lambda: language_loss(model, ids, following))
 
 
 def small_network(width: int, batch: int, repeats: int) -> Callable[[], None]:

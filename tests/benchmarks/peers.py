@@ -10,6 +10,8 @@
 `c_attn`, so one LoRA of rank 16 goes around the three together, 48 LoRAs in all, and its head is trained whole. That is a
 little less arithmetic than the others have. Like all of them it computes every position and takes the last.
 
+SmolLM2 has one peer, (d): Hugging Face's LlamaForCausalLM with PEFT's LoRA on the same seven Linears, and AdamW(fused=True).
+
 Every function builds something once and returns what is timed: a call without arguments. Nothing here is bound to the CPU:
 `device`, `bf16` and `compile_mode` make the same contenders on a GPU.
 """
@@ -29,7 +31,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from work import Work
+from work import LlamaWork, Work
 
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
@@ -115,6 +117,31 @@ def hugging_face_classifier(work: Work) -> nn.Module:
     return get_peft_model(model, lora)
 
 
+def hugging_face_llama(work: LlamaWork) -> nn.Module:
+    """SmolLM2 with random weights and a LoRA around every Linear of its blocks, without a cache."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=work.vocabulary,
+        max_position_embeddings=work.context,
+        hidden_size=work.width,
+        intermediate_size=work.hidden,
+        num_hidden_layers=work.layers,
+        num_attention_heads=work.heads,
+        num_key_value_heads=work.kv_heads,
+        rms_norm_eps=1e-5,
+        rope_theta=100000.0,
+        tie_word_embeddings=True,
+        use_cache=False,
+    )
+    torch.manual_seed(0)
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    lora = LoraConfig(r=work.rank, lora_alpha=work.rank, target_modules=targets, task_type="CAUSAL_LM")
+    return get_peft_model(LlamaForCausalLM(config), lora).train()
+
+
 # ----------------------------------------------------------------------------------- what is timed
 def classifier(peer: str, work: Work) -> nn.Module:
     """The model of (a), (b), (c) or (d), in training mode; that of (c) is (b)'s, not yet compiled."""
@@ -143,6 +170,27 @@ def train_step(
         optimizer.zero_grad()
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
             loss = F.cross_entropy(scores_at_the_end(run, ids), labels)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def language_loss(model: nn.Module, ids: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
+    """The mean loss of the next token, at every position."""
+    return F.cross_entropy(model(input_ids=ids).logits.flatten(0, 1), following.flatten())
+
+
+def llama_step(**work: Any) -> Callable[[], float]:
+    """One whole step of SmolLM2 by Hugging Face and PEFT."""
+    model = hugging_face_llama(LlamaWork(**work))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-5, fused=True)
+    ids, following = map(torch.tensor, LlamaWork(**work).texts())
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = language_loss(model, ids, following)
         loss.backward()
         optimizer.step()
         return loss.item()

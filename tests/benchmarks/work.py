@@ -42,3 +42,39 @@ class Work:
     def labels(self) -> np.ndarray:
         """A class per row: 0, 1, 0, 1, .."""
         return np.arange(self.batch) % 2
+
+
+@dataclass(frozen=True)
+class LlamaWork(Work):
+    """A training step of SmolLM2-135M as a language model: the loss of the next token at each of `length` positions of
+    `batch` rows, LoRA of `rank` on the seven Linears of every block, the tied head frozen and as it is.
+
+    Three query heads share a head of keys and values, and the feed-forward is 8/3 as wide as the model.
+    """
+
+    layers: int = 30
+    width: int = 576
+    heads: int = 9
+    vocabulary: int = 49152
+
+    @property
+    def kv_heads(self) -> int:
+        return max(1, self.heads // 3)
+
+    @property
+    def hidden(self) -> int:
+        return 8 * self.width // 3
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """LlamaConfig's entries."""
+        return {
+            "vocab_size": self.vocabulary, "context_length": self.context, "emb_dim": self.width, "n_heads": self.heads,
+            "n_kv_heads": self.kv_heads, "n_layers": self.layers, "hidden_dim": self.hidden, "rope_base": 100000.0,
+            "tie_head": True,
+        }  # fmt: skip
+
+    def texts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Random tokens and those that follow them, (batch, length) each."""
+        tokens = np.random.default_rng(0).integers(0, self.vocabulary, (self.batch, self.length + 1))
+        return tokens[:, :-1], tokens[:, 1:]
