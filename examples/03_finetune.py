@@ -14,7 +14,7 @@ import time
 import tinylora
 from tinylora.adapters import LoRAConfig, apply_lora
 from tinylora.app.demo import MESSAGES
-from tinylora.models.folders import load_model, set_classes
+from tinylora.models import load_model
 from tinylora.tasks.messages import read_messages, split
 from tinylora.training.loop import TrainConfig, evaluate, train
 
@@ -46,7 +46,7 @@ def main() -> None:
     model = load_model("nano")
     if args.variant == "random":
         randomise(model)
-    set_classes(model, len(labels))
+    model.set_classes(labels, bias=True)
     if args.variant in ("lora", "random"):
         apply_lora(model, LoRAConfig(rank=16, alpha=16, scaling="alpha/r", train=("out_head",)))
     elif args.variant == "head":

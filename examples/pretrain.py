@@ -17,7 +17,7 @@ import numpy as np
 
 import tinylora as torch
 from tinylora import nn
-from tinylora.models.folders import load_model, save_model
+from tinylora.models import load_model, save_model
 from tinylora.models.gpt import GPTModel
 from tinylora.nn.utils import clip_grad_norm_
 from tinylora.text.tokenizer import END
@@ -55,7 +55,7 @@ def bits_per_byte(model: GPTModel, tokens: np.ndarray, batch: int = 32) -> float
 
     Windows overlap by half: a token is predicted from at least context / 2 tokens before it, where there are any.
     """
-    context = model.cfg["context_length"]
+    context = model.cfg.context_length
     half = context // 2
     nats = 0.0
     with torch.no_grad():
@@ -75,7 +75,7 @@ def initialise(model: GPTModel) -> None:
     with torch.no_grad():
         for name, p in model.named_parameters():
             if name.endswith(("out_proj.weight", "layers.2.weight")):
-                p.normal_(0.0, 0.02 / math.sqrt(2 * model.cfg["n_layers"]))
+                p.normal_(0.0, 0.02 / math.sqrt(2 * model.cfg.n_layers))
             elif name.endswith("weight"):
                 p.normal_(0.0, 0.02)
             elif name.endswith("bias"):
@@ -92,7 +92,7 @@ def pretrain(args: argparse.Namespace) -> GPTModel:
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.98))
     rng = np.random.default_rng(args.seed)
-    span = np.arange(model.cfg["context_length"] + 1)
+    span = np.arange(model.cfg.context_length + 1)
     print(f"{model.summary().total:,} parameters, {len(train):,} tokens, {args.steps:,} steps of {args.batch_size} x 512")
     begin = time.perf_counter()
     for step in range(args.steps):

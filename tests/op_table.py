@@ -82,6 +82,12 @@ def dropout(draw):
     return Call((draw(arrays(shapes())), draw(st.sampled_from([0.1, 0.5, 1.0])), draw(st.integers(0, 2**63 - 1))))
 
 
+@st.composite
+def accumulate(draw):
+    own, other = draw(broadcastable(2))
+    return Call((draw(arrays(own)), draw(arrays(np.broadcast_shapes(own, other))), lambda g: 2 * g, own))
+
+
 # ----------------------------------------------------------------------------------------- reductions
 @st.composite
 def reduction(draw, elements=within_two, layouts=(*NO_REPEATS, "broadcast"), min_side=0):
@@ -225,12 +231,16 @@ def lora_linear(draw):
 
 @st.composite
 def lora_linears(draw):
+    """Of layers that are alike, or each with a width, a rank, a bias and a scale of its own."""
     d_in, d_out, r, scale = draw(lora_sizes(4))
     x = draw(arrays((*draw(shapes(max_dims=2)), d_in)))
-    bias = (d_out,) if draw(st.booleans()) else None
-    parts = ((d_out, d_in), bias, (d_in, r), (r, d_out))
-    layers = [part and draw(arrays(part)) for _ in range(draw(st.integers(1, 3))) for part in parts]
-    return Call((x, scale, *layers))
+    bias, alike, scales, layers = draw(st.booleans()), draw(st.booleans()), [], []
+    for _ in range(draw(st.integers(1, 3))):
+        if not alike:
+            d_out, r, scale, bias = draw(st.integers(0, 4)), draw(st.integers(1, 3)), draw(two), draw(st.booleans())
+        scales.append(scale)
+        layers += [part and draw(arrays(part)) for part in ((d_out, d_in), bias and (d_out,), (d_in, r), (r, d_out))]
+    return Call((x, tuple(scales), *(layer if isinstance(layer, np.ndarray) else None for layer in layers)))
 
 
 @st.composite
@@ -272,9 +282,10 @@ def rows_at(draw):
 @st.composite
 def attention_at(draw):
     B, T, H, D = (draw(st.integers(low, 3)) for low in (0, 1, 1, 1))
-    q, k, v = (draw(arrays(shape)) for shape in ((B, H * D), (B, T, H * D), (B, T, H * D)))
+    G = draw(st.sampled_from([1, 2]))
+    q, k, v = (draw(arrays(shape)) for shape in ((B, G * H, D), (B, H, T, D), (B, H, T, D)))
     last = draw(hnp.arrays(np.int64, (B,), elements=st.integers(0, T - 1)))
-    return Call((q, k, v, last), {"heads": H, "p": draw(st.sampled_from([0.0, 0.3])), "key": draw(st.integers(0, 99))})
+    return Call((q, k, v, last), {"p": draw(st.sampled_from([0.0, 0.3])), "key": draw(st.integers(0, 99))})
 
 
 # ---------------------------------------------------------------------------------- embedding and losses
@@ -329,8 +340,26 @@ def cross_entropy(draw):
 
 
 positive = uniform(0.3, 3.0)
+
+
+@st.composite
+def adam(draw):
+    sizes, some = draw(st.lists(shapes(), min_size=1, max_size=3)), (1, 0.1, 0.9, 0.99, 1e-8, 0.0)
+    numbers = [draw(st.sampled_from([some, (7, 0.01, 0.5, 0.9, 1e-3, 0.2)])) for _ in sizes]
+    inputs = [draw(arrays(size, elements)) for elements in (within_two,) * 3 + (positive,) for size in sizes]
+    return Call(tuple(inputs), {"numbers": lambda: numbers, "apart": draw(st.booleans())})
+
+
+@st.composite
+def clip_norm(draw):
+    sizes = draw(st.lists(shapes(), min_size=1, max_size=3))
+    return Call(tuple(draw(arrays(size)) for size in sizes), {"max_norm": draw(st.sampled_from([0.1, 100.0]))})
+
+
 ROWS: dict[str, st.SearchStrategy[Call]] = {
     "abs": unary(off_integers),  # kink at 0
+    "accumulate": accumulate(),
+    "adam": adam(),
     "add": binary(),
     "amax": reduction(separated, NO_REPEATS, min_side=1),  # kink at ties
     "amin": reduction(separated, NO_REPEATS, min_side=1),  # kink at ties
@@ -338,6 +367,7 @@ ROWS: dict[str, st.SearchStrategy[Call]] = {
     "attention_at": attention_at(),
     "cast": unary().map(lambda call: Call(call.inputs, {"dtype": np.dtype("float64")})),
     "cat": cat(),
+    "clip_norm": clip_norm(),
     "clamp": clamp(),  # kinks at the limits, all integers
     "cos": unary(),
     "cross_entropy": cross_entropy(),
@@ -419,15 +449,25 @@ def _lora(d_in: int, d_out: int, r: int) -> Call:
 
 def _loras(n: int, d_in: int, d_out: int, r: int, count: int) -> Call:
     layers = [x for _ in range(count) for x in (_x((d_out, d_in)), _x(d_out), _x((d_in, r)), _x((r, d_out)))]
-    return Call((_x((4, n, d_in)), 2.0, *layers))
+    return Call((_x((4, n, d_in)), (2.0,) * count, *layers))
 
 
 def _at(T: int, C: int, heads: int, p: float) -> Call:
-    arrays = _x((4, C)), _x((4, T, C)), _x((4, T, C)), np.array([0, T - 1, T // 2, T // 3])
-    return Call(arrays, {"heads": heads, "p": p, "key": 5})
+    D = C // heads
+    arrays = _x((4, heads, D)), _x((4, heads, T, D)), _x((4, heads, T, D)), np.array([0, T - 1, T // 2, T // 3])
+    return Call(arrays, {"p": p, "key": 5})
+
+
+def _step(*sizes: tuple[int, ...]) -> Call:
+    """Of Adam."""
+    inputs = [*(_x(size) for _ in range(3) for size in sizes), *(_x(size) ** 2 for size in sizes)]
+    return Call(tuple(inputs), {"numbers": lambda: [(3, 0.1, 0.9, 0.99, 1e-8, 0.1)] * len(sizes), "apart": True})
 
 
 LARGE: dict[str, list[Call]] = {
+    "adam": [_step((300, 200), (7,), (0, 3)), _step((5000,), (64, 48))],
+    "clip_norm": [Call((_x((300, 200)), _x(7), _x((0, 3))), {"max_norm": 1.0})],
+    "accumulate": [Call((_x((30, 20)), _x((4, 30, 20)), lambda g: -g, (30, 20)))],
     "attention": [
         _heads(150, 150),
         _heads(1, 40),

@@ -15,9 +15,9 @@ from tinylora import nn
 from tinylora.adapters import LoRAConfig, apply, apply_lora, load_adapter, merge, merge_and_unload, save_adapter, unmerge
 from tinylora.formats import LoadError, safetensors
 from tinylora.lora import LinearWithLoRA, lora_modules
-from tinylora.models.folders import save_model, set_classes
+from tinylora.models import save_model
 from tinylora.models.gpt import GPTModel
-from tinylora.runs.folder import load_classifier
+from tinylora.runs.run_folder import load_classifier
 
 TINY = {
     "vocab_size": 11, "context_length": 8, "emb_dim": 8, "n_heads": 2, "n_layers": 2, "drop_rate": 0.0, "qkv_bias": True,
@@ -31,7 +31,7 @@ def base(classes=3, seed=0, **changes):
     tinylora.manual_seed(seed)
     model = GPTModel({**TINY, **changes})
     if classes:
-        set_classes(model, classes)
+        model.set_classes(classes, bias=True)
     return model.eval()
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from tinylora.app.demo import MESSAGES
 from tinylora.formats import safetensors
-from tinylora.models.folders import NANO, load_model, read_config
+from tinylora.models import load_model
+from tinylora.models.source import NANO, ModelSource
 from tinylora.tasks.messages import read_messages
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +35,7 @@ def messages():
 def test_the_messages_are_many_and_balanced(messages):
     counts = Counter(m.label for m in messages)
     assert counts.keys() == {"ham", "spam"} and counts["ham"] == counts["spam"] and counts.total() >= 400
-    assert all(len(m.text.encode()) <= read_config("nano")["context_length"] - 2 for m in messages)
+    assert all(len(m.text.encode()) <= ModelSource.open("nano").config.context_length - 2 for m in messages)
 
 
 def test_no_two_messages_are_alike(messages):
@@ -60,7 +61,7 @@ def test_the_model_is_small_and_in_half_precision():
 def test_the_model_loads_in_single_precision_with_its_head_tied():
     model = load_model("nano")
     assert {p.dtype for p in model.parameters()} == {np.dtype("float32")}
-    assert model.cfg["vocab_size"] == 257 and model.out_head.weight is model.tok_emb.weight
+    assert model.cfg.vocab_size == 257 and model.out_head.weight is model.tok_emb.weight
     assert not model.training and all(np.isfinite(p.data).all() for p in model.parameters())
 
 

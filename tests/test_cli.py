@@ -14,9 +14,9 @@ from commands import failing, run, some_messages
 
 import tinylora
 from tinylora.adapters import LoRAConfig, apply_lora, save_adapter
-from tinylora.app import cli, demo, terminal
+from tinylora.app import cli, commands, demo, terminal
 from tinylora.formats import safetensors
-from tinylora.models.folders import load_model, save_model, set_classes
+from tinylora.models import load_model, save_model
 from tinylora.models.gpt import GPTModel
 from tinylora.training import loop as training
 
@@ -212,8 +212,8 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_starts(caps
     for name in ("file", "full/run"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("mine")
-    monkeypatch.setattr(cli, "load_model", None)
-    monkeypatch.setattr(cli, "save_merged", None)
+    monkeypatch.setattr(commands, "ModelSource", None)
+    monkeypatch.setattr(commands, "save_merged", None)
     before = everything_below(".")
     for command in (["finetune", folder / "m.tsv"], ["merge", folder / "run"]):
         for out, words in (("file", "is a file"), ("full", "is not empty"), ("file/below", "is not a folder")):
@@ -271,7 +271,7 @@ def set_nan(arrays):
 def other_base(folder):
     tinylora.manual_seed(5)
     model = GPTModel(TINY)
-    set_classes(model, 2)
+    model.set_classes(2, bias=True)
     config = LoRAConfig(rank=2, targets=("W_query",), train=("out_head",))
     apply_lora(model, config)
     save_adapter(model, "x.safetensors", config, model=str(folder / "tiny"), labels=["ham", "spam"])
@@ -302,7 +302,9 @@ def test_an_adapter_that_cannot_be_used_is_one_line_and_status_1(capsys, folder,
 def test_a_model_that_cannot_be_used_is_one_line_and_status_1(capsys, folder):
     for *command, name in (["count", "gpt5"], ["finetune", folder / "m.tsv", "./gpt5"], ["generate", folder / "m.tsv"]):
         assert "no such file; a model is 'nano' or a folder" in failing(capsys, 1, *command, "--model", name)
-    save_model(load_model(folder / "tiny"), "bad", emb_dim=15)
+    save_model(load_model(folder / "tiny"), "bad")
+    entries = json.loads(Path("bad/config.json").read_text())
+    Path("bad/config.json").write_text(json.dumps({**entries, "emb_dim": 15}))
     for command in (["finetune", folder / "m.tsv", "--out", "out"], ["generate"]):
         assert "emb_dim 15 is not divisible by n_heads 2" in failing(capsys, 1, *command, "--model", "bad")
     Path("pickled").mkdir()

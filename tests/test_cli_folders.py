@@ -12,10 +12,10 @@ from tinylora.adapters.report import inspect_adapter
 from tinylora.app import cli
 from tinylora.formats import LoadError, safetensors
 from tinylora.lora import lora_modules
-from tinylora.models.folders import is_hugging_face, load_model
+from tinylora.models import load_model
 from tinylora.models.gpt import GPTModel
-from tinylora.runs.folder import adapter_file, load_classifier
-from tinylora.text.tokenizer import load_tokenizer
+from tinylora.models.source import ModelSource
+from tinylora.runs.run_folder import adapter_file, load_classifier
 
 TEXTS = ["Are you coming home for dinner?", "WIN a prize now"]
 PEFT_RUN = {"adapter_config.json", "adapter_model.safetensors", "config.json", "metrics.jsonl"}
@@ -64,7 +64,7 @@ def test_merged_it_is_a_folder_of_the_same_kind_with_its_tokenizer(capsys, hf, f
     expected = run(capsys, "predict", finetuned, *TEXTS)[1]
     status, out, _ = run(capsys, "merge", finetuned, "--out", tmp_path / "merged")
     assert status == 0 and "model.safetensors" in out and "vocab.json" in out
-    assert is_hugging_face(tmp_path / "merged") and load_model(tmp_path / "merged").cfg["labels"] == ["ham", "spam"]
+    assert load_model(tmp_path / "merged").cfg.labels == ("ham", "spam")
     merged = run(capsys, "predict", tmp_path / "merged", *TEXTS)[1]
     assert [row.split("\t")[::2] for row in merged.splitlines()] == [row.split("\t")[::2] for row in expected.splitlines()]
     assert "is a classifier" in failing(capsys, 1, "generate", "--model", tmp_path / "merged")
@@ -139,7 +139,7 @@ def test_another_base_is_refused(capsys, hf, finetuned, tmp_path):
 def test_the_count_of_such_a_folder(capsys, hf):
     status, out, _ = run(capsys, "count", "--model", hf / "gpt2", "--tree")
     assert status == 0 and "W_query: LinearWithLoRA" in out
-    assert load_tokenizer(hf / "gpt2").stop == (0,)
+    assert ModelSource.open(hf / "gpt2").tokenizer.stop == (0,)
 
 
 @pytest.mark.filterwarnings("ignore:::transformers", "ignore:::peft")
@@ -149,10 +149,10 @@ def test_they_predict_what_we_predict(hf, finetuned):
     transformers.logging.disable_progress_bar()
     kind = transformers.GPT2ForSequenceClassification
     model = peft.PeftModel.from_pretrained(kind.from_pretrained(hf / "gpt2", num_labels=2), finetuned).eval()
-    ours, labels, base = load_classifier(finetuned)
+    ours = load_classifier(finetuned)
     for text in TEXTS:
-        tokens = load_tokenizer(base).encode(text, 48)
+        tokens = ours.source.tokenizer.encode(text, 48)
         expected = model(torch.tensor(tokens[None])).logits.detach().numpy()
-        found = ours(tinylora.tensor(tokens[None])).detach().numpy()[:, -1]
+        found = ours.model(tinylora.tensor(tokens[None])).detach().numpy()[:, -1]
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    assert labels == ["ham", "spam"]
+    assert ours.labels == ("ham", "spam")

@@ -1,5 +1,6 @@
 """What the CUDA side does on the host, which needs no card: layouts, blocks, live numbers, dtypes, refusals."""
 
+import contextlib
 import re
 import sys
 
@@ -12,7 +13,10 @@ import tinylora
 from tinylora import backend, nn, optim
 from tinylora.kernels.cuda import blocks, compile, gemm, many
 from tinylora.kernels.cuda.live import Slots, fixed, live, recording
+from tinylora.kernels.cuda.sums import accumulate_inside, adds_inside
 from tinylora.lora import freeze
+from tinylora.op import Op
+from tinylora.tensor import accumulate, record
 from tinylora.torch_api import functional as F
 
 
@@ -111,15 +115,40 @@ def test_keys_come_from_the_innermost_source_and_it_may_ask_the_one_outside():
 
 def test_adam_of_many_declines_what_is_not_on_a_card():
     w = np.ones(3, np.float32)
-    assert many.adam([(w, w, {}, {})], apart=True) is None
-    assert many.norm([w]) is None and many.scaled([w], w.sum()) is None
+    assert many.adam(np, w, w, w, w, numbers=lambda: [(1, 0.1, 0.9, 0.99, 1e-8, 0.0)], apart=True) is NotImplemented
+    assert many.clip_norm(np, w, max_norm=1.0) is NotImplemented
 
 
 def test_coefficients_of_adam_are_those_of_its_definition():
-    group = {"betas": (0.9, 0.99), "lr": 0.1, "weight_decay": 0.2, "eps": 1e-8}
-    apart, added = many._coefficients(3, group, True), many._coefficients(3, group, False)
+    apart, added = (many._coefficients(3, 0.1, 0.9, 0.99, 1e-8, 0.2, apart=apart) for apart in (True, False))
     assert apart == [0.1 / (1 - 0.9**3), 1 / (1 - 0.99**3), 1 - 0.1 * 0.2, 0.0, 1e-8, 0.9, 0.99]
     assert added[2:4] == [1.0, 0.2]
+
+
+# ------------------------------------------------------------------------------- gradients that meet
+@pytest.mark.parametrize("counted", [False, True])
+def test_a_vjp_that_adds_inside_is_handed_what_came_before(counted, monkeypatch):
+    """Whichever of two ways back is walked first, the sum is the same, and neither gradient is written into."""
+    monkeypatch.setitem(accumulate.tuned, "numpy", [accumulate_inside])
+    handed = []
+
+    def doubled(xp, x):
+        @adds_inside
+        def d_x(g, so_far=None):
+            handed.append(so_far)
+            return 2 * g if so_far is None else so_far + 2 * g
+
+        return 2 * x, (d_x,)
+
+    twice = Op(doubled)
+    for turn in (lambda a, b: a + b, lambda a, b: b + a):
+        x = tinylora.tensor([1.0, 2.0], requires_grad=True)
+        with tinylora.profile() if counted else contextlib.nullcontext() as p:
+            h = x * 3.0
+            turn(record(twice, h), h * h).sum().backward()
+        assert x.grad.tolist() == [3 * (2 + 2 * 3.0), 3 * (2 + 2 * 6.0)]
+        assert not counted or p.ops["doubled"].vjps["d_x"].calls == 1
+    assert sorted(g is None for g in handed) == [False, True]
 
 
 # ------------------------------------------------------------------------------------ what is refused

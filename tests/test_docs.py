@@ -13,6 +13,7 @@ import pytest
 
 import tinylora
 from tinylora.backend import default_device, device
+from tinylora.models.names import FAMILIES
 from tinylora.op import OPS
 
 ROOT = Path(__file__).parent.parent
@@ -29,14 +30,15 @@ FENCED = re.compile(r"^```.*?^```$", SPANNING)
 
 @pytest.fixture(autouse=True)
 def own_world():
-    """Documents may define ops, seed random numbers and change the default device: nothing of it stays."""
+    """Documents may define ops and families, seed random numbers, change the default device: nothing of it stays."""
     if default_device() != "cpu":
         pytest.skip("the documents show numbers of the CPU")
-    ops, default = dict(OPS), device.default
+    ops, default, families = dict(OPS), device.default, list(FAMILIES)
     tinylora.manual_seed(0)
     yield
     OPS.clear()
     OPS.update(ops)
+    FAMILIES[:] = families
     device.default = default
 
 
@@ -78,6 +80,8 @@ def test_links(path):
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name):
     """The >>> examples in docstrings."""
+    if name in ("tinylora.text.chat_template", "tinylora.text.template_sandbox"):
+        pytest.importorskip("jinja2")
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 import tinylora
 from tinylora.adapters import LoRAConfig, apply_lora, merge_and_unload
 from tinylora.formats import safetensors
-from tinylora.models.folders import load_model, save_model
+from tinylora.models import load_model, save_model
 from tinylora.models.gpt import GPTModel
 from tinylora.testing.strategies import arrays, shapes
 
@@ -165,7 +165,12 @@ def test_a_configuration_that_is_wrong_is_named(tmp_path, changes, message):
 
 
 @pytest.mark.parametrize(
-    "content, message", [("{", "not readable as JSON"), ("[]", "not a JSON object"), ("{}", "it needs")]
+    "content, message",
+    [
+        ("{", "not readable as JSON"),
+        ("[]", "not a JSON object"),
+        ("{}", "configuration lacks vocab_size, "),
+    ],
 )
 def test_a_configuration_that_is_none_is_named(tmp_path, content, message):
     (tmp_path / "config.json").write_text(content)

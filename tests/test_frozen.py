@@ -59,17 +59,19 @@ def test_training_moves_every_A_and_B_and_no_byte_of_the_base():
 
 
 WEIGHT_GRADIENTS = [
-    (op, vjp) for op in ("linear", "lora_linear", "layer_norm") for vjp in ("d_weight", "d_bias")
+    (op, vjp) for op in ("linear", "lora_linear", "lora_linears", "layer_norm") for vjp in ("d_weight", "d_bias")
 ] + [("embedding", "d_weight")]  # fmt: skip
 
 
 def test_no_weight_gradient_is_computed_for_frozen_weights():
     with profile() as p:
         loss_of(classifier(frozen=True)).backward()
-    assert [p.ops[op].vjps[vjp].calls for op, vjp in WEIGHT_GRADIENTS] == [0] * 7
-    assert p.ops["lora_linear"].calls == 13
-    assert p.ops["lora_linear"].vjps["d_A"].calls == p.ops["lora_linear"].vjps["d_B"].calls == 13
-    assert p.ops["lora_linear"].vjps["d_x"].calls == 10  # not for q, k, v of the first block: below is nothing to train
+    assert [p.ops[op].vjps[vjp].calls for op, vjp in WEIGHT_GRADIENTS] == [0] * 9
+    one, several = p.ops["lora_linear"], p.ops["lora_linears"]  # several: query, key and value
+    assert (one.calls, several.calls) == (7, 2)
+    assert one.vjps["d_A"].calls + several.vjps["d_A"].calls == one.vjps["d_B"].calls + several.vjps["d_B"].calls == 13
+    assert one.vjps["d_x"].calls == 7
+    assert several.vjps["d_x"].calls == 1  # not for those of the first block: below is nothing to train
 
 
 def test_every_weight_gradient_is_computed_when_all_is_trained():
@@ -117,13 +119,13 @@ def test_a_frozen_linear_keeps_no_array():
     model, x = Stack(64, depth=8), tinylora.randn(100, 64)
     activation = 4 * 100 * 64
     with profile() as p:
-        model(x)
-    assert p.kept == 8 * activation  # the input of each Linear, for d_weight
+        y = model(x)
+    assert y.requires_grad and p.kept == 8 * activation  # the input of each Linear, for d_weight
     assert after_forward(model, x) > 8 * activation
     lora.freeze(model.linears)
     with profile() as p:
-        model(x)
-    assert p.kept == 0
+        y = model(x)
+    assert y.requires_grad and p.kept == 0
     assert after_forward(model, x) < activation
 
 
@@ -156,7 +158,7 @@ def test_embeddings_and_head_alone_keep_next_to_nothing():
     assert {op for op, count in p.ops.items() if any(c.calls for c in count.vjps.values())} == {
         "linear", "reshape", "getitem", "cross_entropy", "permute"
     }  # fmt: skip
-    assert p.ops["lora_linear"].kept == p.ops["attention"].kept == p.ops["gelu"].kept == 0
+    assert p.ops["lora_linear"].kept == p.ops["lora_linears"].kept == p.ops["attention"].kept == p.ops["gelu"].kept == 0
     assert p.ops["linear"].kept == 4 * 4 * 32 * 32  # final_norm's output: the head's input
 
 

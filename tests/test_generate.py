@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinylora
-from tinylora.models.folders import load_model
+from tinylora.models import load_model
 from tinylora.models.gpt import GPTModel
 from tinylora.text.generate import generate, generate_batch, pieces
 from tinylora.text.sampling import GREEDY, Sampling

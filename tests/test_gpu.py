@@ -15,8 +15,9 @@ from tinylora.adapters.variants import DoRA, DropoutLoRA, Int8Linear, NF4Linear,
 from tinylora.backend import array_module, is_floating, random_bits
 from tinylora.lora import LinearWithLoRA, freeze, replace_linear_with_lora
 from tinylora.models.gpt import GPTModel
+from tinylora.models.llama import LlamaModel
 from tinylora.op import OPS
-from tinylora.sums import sum_to
+from tinylora.tensor import sum_to
 from tinylora.text.generate import generate_batch
 from tinylora.text.sampling import GREEDY
 
@@ -32,6 +33,9 @@ CFG = {
     "drop_rate": 0.1,
     "qkv_bias": True,
 }
+LLAMA = {
+    "vocab_size": 61, "context_length": 32, "emb_dim": 48, "n_heads": 6, "n_kv_heads": 2, "n_layers": 2, "hidden_dim": 80,
+}  # fmt: skip
 
 
 def to_gpu(x):
@@ -70,10 +74,18 @@ def results(version, xp, call, g):
     """The output of an op's version, and the gradient of every floating input."""
     with np.errstate(all="ignore"):
         out, vjps = version(xp, *call.inputs, **call.options)
-        g = to_gpu(g) if array_module(out) is cupy else g
+        out = out if isinstance(out, tuple) else (out,)
+        g = to_gpu(g) if array_module(*out) is cupy else g
         floats = [hasattr(x, "dtype") and is_floating(x.dtype) for x in call.inputs]
         pairs = zip(call.inputs, vjps, floats, strict=False)
-        return [out, *(sum_to(vjp(g), x.shape) for x, vjp, is_float in pairs if is_float and vjp is not None)]
+        return [*out, *(sum_to(vjp(g), x.shape) for x, vjp, is_float in pairs if is_float and vjp is not None)]
+
+
+def gradient_of(out):
+    """Numbers on the CPU in the shape and dtype of the output, or by number for each of several."""
+    if isinstance(out, tuple):
+        return dict(enumerate(map(gradient_of, out)))
+    return np.asarray(np.random.default_rng(0).standard_normal(np.shape(out))).astype(out.dtype)
 
 
 def cast(call, dtype):
@@ -87,13 +99,12 @@ def compare(name, call, dtype, differences):
     """Definition on NumPy against definition on CuPy, forward and every vjp."""
     op, call = OPS[name], cast(call, dtype)
     with np.errstate(all="ignore"):
-        shape = np.shape(op.definition(np, *call.inputs, **call.options)[0])
-    g = np.asarray(np.random.default_rng(0).standard_normal(shape)).astype(dtype)
+        g = gradient_of(op.definition(np, *call.inputs, **call.options)[0])
     expected = results(op.definition, np, call, g)
     found = results(op.definition, cupy, Call(to_gpu(call.inputs), to_gpu(call.options)), g)
-    rounding = rounding_of([*call.inputs, g], dtype)
+    rounding = rounding_of([*call.inputs, *(g.values() if isinstance(g, dict) else [g])], dtype)
     for i, (a, b) in enumerate(zip(found, expected, strict=True)):
-        what = f"gradient {i - 1}" if i else "output"
+        what = f"result {i}, outputs first"
         assert a.dtype == b.dtype, f"{name}: {what} is {a.dtype} on the GPU and {b.dtype} on the CPU"
         difference = relative_difference(a, b, rounding)
         key = (name, np.dtype(dtype).name)
@@ -148,15 +159,18 @@ def test_a_tuned_version_agrees_with_the_definition_on_the_gpu(name, i, differen
     def agree(call, dtype):
         gpu, exact = in_dtype(name, call, dtype)
         version = OPS[name].tuned["cupy"][i]
-        if version(cupy, *gpu.inputs, **gpu.options) is NotImplemented:
+        fresh = (lambda: in_dtype(name, call, dtype)[0]) if name == "adam" else lambda: gpu  # it overwrites m and v
+        if version(cupy, *fresh().inputs, **gpu.options) is NotImplemented:
             return
         accepted.add(dtype)
-        y = OPS[name].definition(cupy, *exact.inputs, **exact.options)[0]
-        g = cupy.asarray(np.asarray(np.random.default_rng(0).standard_normal(y.shape))).astype(dtype)
-        found = results(version, cupy, gpu, g.astype(version(cupy, *gpu.inputs, **gpu.options)[0].dtype))
-        expected = results(OPS[name].definition, cupy, exact, g.astype(np.float64))
+        y = version(cupy, *fresh().inputs, **gpu.options)[0]
+        g = to_gpu(gradient_of(y))
+        wide = to_gpu({i: x.astype(np.float64) for i, x in g.items()} if isinstance(g, dict) else g.astype(np.float64))
+        outputs = len(y) if isinstance(y, tuple) else 1
+        found = results(version, cupy, fresh(), g)
+        expected = results(OPS[name].definition, cupy, exact, wide)
         dtypes = [x.dtype for x in gpu.inputs if getattr(getattr(x, "dtype", None), "kind", "i") not in "iub"]
-        assert [d.dtype for d in found[1:]] == dtypes[: len(found) - 1]
+        assert [d.dtype for d in found[outputs:]] == dtypes[: len(found) - outputs]
         for a, b in zip(found, expected, strict=True):
             a, b = to_cpu(a).astype(np.float64), to_cpu(b)
             assert np.array_equal(np.isnan(a), np.isnan(b))
@@ -164,11 +178,11 @@ def test_a_tuned_version_agrees_with_the_definition_on_the_gpu(name, i, differen
             key = (f"{name} (tuned)", dtype.name)
             differences[key] = max(differences.get(key, 0.0), difference)
             assert difference <= NEAR[dtype.name], f"{dtype}: differs by {difference:.1e}"
-        for x, alone, vjp in zip(gpu.inputs, found[1:], version(cupy, *gpu.inputs, **gpu.options)[1], strict=False):
-            if hasattr(vjp, "adds"):
+        for x, alone, vjp in zip(gpu.inputs, found[outputs:], version(cupy, *gpu.inputs, **gpu.options)[1], strict=False):
+            if hasattr(vjp, "adds_inside"):
                 so_far = cupy.asarray(np.random.default_rng(1).standard_normal(x.shape)).astype(x.dtype)
                 before = to_cpu(so_far).astype(np.float64)
-                both = to_cpu(vjp(g.astype(alone.dtype), so_far)).astype(np.float64)
+                both = to_cpu(vjp(g, so_far)).astype(np.float64)
                 assert np.array_equal(to_cpu(so_far).astype(np.float64), before), "it wrote into what was there"
                 alone = to_cpu(alone).astype(np.float64)
                 apart = np.abs(np.nan_to_num(both - before - alone)).max(initial=0.0)
@@ -234,11 +248,14 @@ def randomised(make, dtype):
     return model
 
 
-def gpt_with_lora():
-    model = GPTModel(CFG)
+def with_lora(model):
     freeze(model)
     replace_linear_with_lora(model, rank=4, alpha=7)
     return model
+
+
+def gpt_with_lora():
+    return with_lora(GPTModel(CFG))
 
 
 def image(*shape):
@@ -262,6 +279,9 @@ MODULES = {
     "DropoutLoRA": (lambda: DropoutLoRA(nn.Linear(33, 17), 4, 7, 0.3), image(2, 5, 33)),
     "int8": (lambda: QLoRA(Int8Linear(nn.Linear(64, 17)), 4, 7, 0.3), image(2, 5, 64)),
     "NF4": (lambda: QLoRA(NF4Linear(nn.Linear(64, 17)), 4, 7, 0.3), image(2, 5, 64)),
+    "RMSNorm": (lambda: nn.RMSNorm(33), image(4, 33)), "LlamaModel": (lambda: LlamaModel(LLAMA), tokens(3, 16)),
+    "LlamaModel with LoRA": (lambda: with_lora(LlamaModel(LLAMA)), tokens(3, 16)),
+    "LlamaModel, norms of queries and keys": (lambda: LlamaModel({**LLAMA, "qk_norm": True}), tokens(3, 16)),
     "GPTModel, tied": (lambda: GPTModel({**CFG, "tie_head": True}), tokens(3, 16)),
 }  # fmt: skip
 
@@ -287,14 +307,15 @@ def test_a_module_gives_the_same_on_the_gpu(name, dtype, differences):
         assert found["cuda"][path].dtype == b.dtype == dtype
         difference = float(np.abs(to_cpu(found["cuda"][path]) - b).max() / max(np.abs(b).max(), 1e-3 * scale))
         differences[name, dtype] = max(differences.get((name, dtype), 0.0), difference)
-        assert difference <= (20 if name.startswith("GPT") else 1) * LIMITS[dtype], f"{path} differs by {difference:.2e}"
+        assert difference <= (20 if "Model" in name else 1) * LIMITS[dtype], f"{path} differs by {difference:.2e}"
 
 
 def test_generated_text_and_quantised_weights_are_the_same_on_the_gpu():
-    model, prompts, found = randomised(lambda: GPTModel(CFG), "float64"), [[1, 2, 3], [4], [5, 6]], {}
-    for device in ("cpu", "cuda"):
-        found[device] = list(generate_batch(model.to(device), prompts, 20, GREEDY))
-    assert found["cpu"] == found["cuda"]
+    for make in (lambda: GPTModel(CFG), lambda: LlamaModel(LLAMA)):
+        model, prompts, found = randomised(make, "float64"), [[1, 2, 3], [4], [5, 6]], {}
+        for device in ("cpu", "cuda"):
+            found[device] = list(generate_batch(model.to(device), prompts, 20, GREEDY))
+        assert found["cpu"] == found["cuda"]
     linear = nn.Linear(64, 17)
     for kind in (Int8Linear, NF4Linear):
         parts = [[to_cpu(part.data) for part in kind(linear.to(device)).buffers()] for device in ("cpu", "cuda")]

@@ -103,12 +103,11 @@ def test_adam_in_one_launch_is_adam(kind):
         np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6)
 
 
-def test_norm_and_scale_of_many_arrays():
+def test_gradients_are_clipped_in_three_launches():
     arrays = [cupy.random.standard_normal(s, dtype=np.float32) for s in ((3,), (100, 170), (1, 1))]
-    norm = np.sqrt(sum((x.astype("d") ** 2).sum().item() for x in arrays))
-    assert abs(many.norm(arrays).item() - norm) < 1e-4
-    assert all(
-        apart(y, 3 * x) < 1e-7
-        for x, y in zip(arrays, many.scaled(arrays, cupy.float32(3) + cupy.zeros((), "f")), strict=True)
-    )
-    assert many.norm([arrays[0].astype("d")]) is None
+    expected = np.sqrt(sum((x.astype("d") ** 2).sum().item() for x in arrays))
+    for most in (1.0, 1e6):
+        (norm, *scaled), _ = many.clip_norm(cupy, *arrays, max_norm=most)
+        assert abs(norm.item() - expected) < 1e-4
+        assert all(apart(y, x * min(1.0, most / expected)) < 1e-6 for x, y in zip(arrays, scaled, strict=True))
+    assert many.clip_norm(cupy, arrays[0].astype("d"), max_norm=1.0) is NotImplemented

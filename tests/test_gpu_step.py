@@ -13,7 +13,7 @@ from tinylora.adapters.variants import DoRA, DropoutLoRA, Int8Linear, LoRAFA, NF
 from tinylora.backend import bfloat16
 from tinylora.lora import LinearWithLoRA, freeze, replace_linear_with_lora
 from tinylora.models.gpt import GPTModel
-from tinylora.nn import side_by_side
+from tinylora.models.llama import LlamaModel
 from tinylora.tasks.messages import Batch, Message
 from tinylora.torch_api import functional as F
 from tinylora.training.loop import TrainConfig
@@ -37,7 +37,7 @@ def gpt(dtype=None, **changes):
     model = GPTModel({**CFG, **changes})
     freeze(model)
     replace_linear_with_lora(model, rank=8, alpha=7)  # 8: query, key and value run side by side in bfloat16, too
-    model.out_head = nn.Linear(model.cfg["emb_dim"], 2)
+    model.out_head = nn.Linear(model.cfg.emb_dim, 2)
     rng = np.random.default_rng(0)
     for name, p in model.named_parameters():
         p.data = (rng.standard_normal(p.shape) * (0.3 if "lora" in name else 0.1)).astype("float32")
@@ -247,6 +247,49 @@ def test_kin_of_lora_train_on_a_bfloat16_base(name):
     assert max(apart(a, b) for a, b in zip(*found, strict=True)) < 2e-2
 
 
+# -------------------------------------------------------------------------------------------------- Llama
+def llama(dtype=None):
+    """On the GPU, with LoRA on everything, a language model's head."""
+    tinylora.manual_seed(0)
+    sizes = {"vocab_size": 61, "context_length": 32, "emb_dim": 64, "n_heads": 4, "n_kv_heads": 2, "n_layers": 2}
+    model = LlamaModel({**sizes, "hidden_dim": 96})
+    freeze(model)
+    replace_linear_with_lora(model, rank=8, alpha=7)
+    rng = np.random.default_rng(0)
+    for name, p in model.named_parameters():
+        p.data = (rng.standard_normal(p.shape) * (0.3 if "lora" in name else 0.1)).astype("float32")
+    return model.to("cuda", *([dtype] if dtype else []))
+
+
+def test_a_llama_in_bfloat16_has_gradients_near_those_in_float32():
+    found = []
+    for model in (llama(), llama(bfloat16)):
+        ids, _ = data(1)
+        F.cross_entropy(model(ids)[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
+        found.append(cupy.concatenate([p.grad.data.ravel() for p in model.parameters() if p.requires_grad]))
+    assert apart(found[1], found[0]) < 0.2
+
+
+@needs_nvmath
+@pytest.mark.parametrize("dtype", [None, bfloat16])
+def test_a_captured_step_of_a_llama_is_the_step(dtype):
+    losses = []
+    for captured in (False, True):
+        model = llama(dtype)
+        optimizer = optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+
+        def step(ids, model=model, optimizer=optimizer):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(ids)[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        run = tinylora.cuda.capture(step, optimizer) if captured else step
+        losses.append([run(data(i % 2)[0]).item() for i in range(6)])
+    assert np.allclose(*losses, rtol=1e-5 if dtype is None else 2e-2)
+
+
 # ------------------------------------------------------------------------------------ layers side by side
 @needs_nvmath
 @pytest.mark.parametrize("dtype", [None, bfloat16])
@@ -262,7 +305,7 @@ def test_query_key_and_value_side_by_side_give_what_they_give_one_by_one(dtype, 
         return found, p.ops["lora_linears"].calls
 
     together, calls = gradients(gpt(dtype, drop_rate=0.0))
-    monkeypatch.setattr(side_by_side, "IN_ONE_OP", {})
+    monkeypatch.delattr(LinearWithLoRA, "forward_many")
     alone, none = gradients(gpt(dtype, drop_rate=0.0))
     assert (calls, none) == (CFG["n_layers"], 0)
     if dtype is None:

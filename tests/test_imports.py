@@ -1,6 +1,8 @@
-"""The rooms of the house: imports go one way, nothing heavy is imported, and no file outgrows its screen."""
+"""The layout of the package: imports go one way, every file says what it is for, and the README lists every room."""
 
 import ast
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +13,8 @@ PACKAGE = Path(__file__).parent.parent / "tinylora"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
-    "backend", "op", "ops", "sums", "tensor", "kernels", "torch_api", "nn", "optim formats", "lora testing",
-    "lora_side_by_side", "models", "adapters", "text", "tasks", "training", "runs", "app", "__main__",
+    "backend", "op", "ops", "tensor", "kernels", "torch_api", "nn", "optim formats", "lora testing",
+    "text", "models", "adapters", "tasks", "training", "runs", "app", "__main__",
 ]  # fmt: skip
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms.split()}
 READING_PATH = ["op.py", "ops/nn.py", "tensor.py", "nn/module.py", "models/gpt.py", "lora.py"]
@@ -61,6 +63,30 @@ def test_no_two_rooms_import_each_other(room):
         return found & set(FLOOR) - {name}
 
     assert not [other for other in neighbours(room) if room in neighbours(other)]
+
+
+def test_the_readme_lists_exactly_the_rooms():
+    tree = (PACKAGE.parent / "README.md").read_text().partition("```text\ntinylora/\n")[2].partition("```")[0]
+    listed = re.findall(r"^    (\S+) +\S", tree, re.MULTILINE)
+    there = [f"{path.name}/" if path.is_dir() else path.name for path in PACKAGE.iterdir() if path.name[:2] != "__"]
+    assert sorted(listed) == sorted(there)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_each_file_says_in_its_first_line_what_it_is_for(path):
+    docstring = ast.get_docstring(ast.parse(path.read_text()), clean=False)
+    assert docstring and docstring.splitlines()[0].strip(), f"{path}: begin with a docstring whose first line is a summary"
+
+
+def test_git_ignores_no_file_of_the_package():
+    """A wheel leaves out what .gitignore names, tracked or not."""
+    if shutil.which("git") is None or not (PACKAGE.parent / ".git").exists():
+        pytest.skip("not a git checkout")
+    names = [str(path.relative_to(PACKAGE.parent)) for path in FILES]
+    done = subprocess.run(
+        ["git", "check-ignore", "--no-index", *names], capture_output=True, text=True, check=False, cwd=PACKAGE.parent
+    )
+    assert done.stdout == ""
 
 
 def test_importing_tinylora_imports_nothing_heavy():

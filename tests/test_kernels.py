@@ -5,6 +5,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 import tracemalloc
 import weakref
 
@@ -16,8 +17,8 @@ from tinylora import ops, profile
 from tinylora.kernels.cpu import adam as adam_of_all
 from tinylora.kernels.cpu import attention as blocked
 from tinylora.kernels.cpu import blocks, elementwise, linear, loss, products, rotary
-from tinylora.op import Op
-from tinylora.sums import sum_to
+from tinylora.op import this_thread
+from tinylora.tensor import sum_to
 from tinylora.torch_api import functional as F
 
 RNG = np.random.default_rng(0)
@@ -383,7 +384,8 @@ def test_without_kernels_the_definitions_run():
     kept = []
     for block in (tinylora.no_kernels(), contextlib.nullcontext(), tinylora.no_kernels()):
         with block, profile() as p:
-            F.scaled_dot_product_attention(q, q, q, is_causal=True)
+            y = F.scaled_dot_product_attention(q, q, q, is_causal=True)
+        assert y.requires_grad
         kept.append(p.ops["attention"].kept)
     assert kept[0] == kept[2] >= 4 * 2 * 300 * 300 > kept[1]  # P, 4 bytes each
 
@@ -391,12 +393,22 @@ def test_without_kernels_the_definitions_run():
 def test_no_kernels_ends_with_its_block_whatever_happens_in_it():
     with pytest.raises(ValueError), tinylora.no_kernels(), tinylora.no_kernels():
         raise ValueError
-    assert Op.use_tuned
+    assert this_thread.tuned
+
+
+def test_no_kernels_is_for_one_thread_alone():
+    seen = []
+    with tinylora.no_kernels():
+        other = threading.Thread(target=lambda: seen.append(this_thread.tuned))
+        other.start()
+        other.join()
+        seen.append(this_thread.tuned)
+    assert seen == [True, False]
 
 
 @pytest.mark.parametrize("value, expected", [("0", "False"), ("1", "True")])
 def test_an_environment_variable_turns_kernels_off(value, expected):
-    code = "import tinylora; print(tinylora.op.Op.use_tuned)"
+    code = "import tinylora; print(tinylora.op.this_thread.tuned)"
     environment = {**os.environ, "TINYLORA_KERNELS": value}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [expected]
@@ -405,8 +417,8 @@ def test_an_environment_variable_turns_kernels_off(value, expected):
 def test_the_engine_uses_the_tuned_versions_and_meta_does_not():
     q = tinylora.randn(1, 2, 600, 8).requires_grad_()
     with profile() as p:
-        F.scaled_dot_product_attention(q, q, q, is_causal=True)
-    assert p.ops["attention"].kept < 600 * 600
+        y = F.scaled_dot_product_attention(q, q, q, is_causal=True)
+    assert y.requires_grad and p.ops["attention"].kept < 600 * 600
     with tinylora.device("meta"):
         x, W = tinylora.zeros(50, 8), tinylora.zeros(8, 8)
         assert F.lora_linear(x, W, None, tinylora.zeros(8, 2), tinylora.zeros(2, 8)).shape == (50, 8)

@@ -1,4 +1,4 @@
-"""The shortcut of `models/last.py` computes what the whole model computes at one position."""
+"""`features_at` computes what the whole model computes at one position."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 import tinylora
 from tinylora.lora import freeze, replace_linear_with_lora
 from tinylora.models.gpt import GPTModel
-from tinylora.models.last import features_at
 
 CONFIG = {
     "vocab_size": 20, "context_length": 9, "emb_dim": 12, "n_heads": 3, "n_layers": 2, "drop_rate": 0.0, "qkv_bias": True,
@@ -18,7 +17,7 @@ CONFIG = {
 @pytest.mark.parametrize("last", [[0, 9], [-1, 0], [0], [0, 0, 0]])
 def test_positions_outside_the_rows_are_named(last):
     with pytest.raises(IndexError, match="do not fit rows of shape"):
-        features_at(GPTModel(CONFIG), tinylora.randint(0, 20, (2, 9)), tinylora.tensor(last))
+        GPTModel(CONFIG).features_at(tinylora.randint(0, 20, (2, 9)), tinylora.tensor(last))
 
 
 @given(st.lists(st.integers(0, 8), min_size=1, max_size=5), st.integers(0, 2**31))
@@ -34,7 +33,7 @@ def test_features_at_a_position_are_those_of_the_whole_model(last, seed):
     ids = tinylora.randint(0, 20, (len(last), 9))
     at = tinylora.tensor(last)
     gradients = []
-    for features in (features_at(model, ids, at), model.features(ids)[tinylora.arange(len(last)), at]):
+    for features in (model.features_at(ids, at), model.features(ids)[tinylora.arange(len(last)), at]):
         model.zero_grad()
         (features * features).sum().backward()
         found = [p.grad.numpy() for p in model.parameters() if p.grad is not None]

@@ -209,7 +209,7 @@ def test_a_broken_adapter_is_not_merged(bad):
     array = layer.linear.weight.data
     with pytest.raises(RuntimeError, match="NaN or infinity into the weight"):
         layer.merge()
-    assert layer.linear.weight.data is array and not layer.unmerged
+    assert layer.linear.weight.data is array and not layer.merged
 
 
 def test_what_happens_to_the_model_while_merged_happens_to_the_original_weight_too():
@@ -234,7 +234,7 @@ def test_a_layer_without_numbers_is_not_merged():
         layer = LinearWithLoRA(nn.Linear(4, 3), 2, 5)
     with pytest.raises(RuntimeError, match="on the meta device holds no numbers"):
         layer.merge()
-    assert not layer.unmerged
+    assert not layer.merged
 
 
 def test_merging_a_head_leaves_the_embedding_that_shares_its_weight_alone():

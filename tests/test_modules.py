@@ -9,7 +9,7 @@ from models import TINY, ids, shaken
 import tinylora
 from tinylora import nn
 from tinylora.lora import LinearWithLoRA, LoRALayer, freeze, replace_linear_with_lora
-from tinylora.models.gpt import FeedForward, GPTModel, LayerNorm, MultiHeadAttention, TransformerBlock
+from tinylora.models.gpt import FeedForward, GPTConfig, GPTModel, LayerNorm, MultiHeadAttention, TransformerBlock
 from tinylora.testing import gradcheck
 from tinylora.testing.strategies import lora_sizes, shapes
 
@@ -207,9 +207,9 @@ LAYERS = {
     "RMSNorm over two axes": (lambda: nn.RMSNorm((2, 3), eps=1e-5), (2, 2, 3)),
     "RMSNorm without affine": (lambda: nn.RMSNorm(4, elementwise_affine=False), (2, 4)),
     "Sequential": (lambda: nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.LayerNorm(4), nn.Linear(4, 2)), (2, 3)),
-    "gpt.LayerNorm": (lambda: LayerNorm(4), (2, 4)), "FeedForward": (lambda: FeedForward({"emb_dim": 3}), (2, 3)),
+    "gpt.LayerNorm": (lambda: LayerNorm(4), (2, 4)), "FeedForward": (lambda: FeedForward(GPTConfig.of(TINY)), (2, 8)),
     "MultiHeadAttention": (lambda: MultiHeadAttention(4, 6, 5, 0.0, 2, qkv_bias=True), (2, 3, 4)),
-    "TransformerBlock": (lambda: TransformerBlock(TINY), (1, 3, 8)),
+    "TransformerBlock": (lambda: TransformerBlock(GPTConfig.of(TINY)), (1, 3, 8)),
 }  # fmt: skip
 
 

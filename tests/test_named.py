@@ -30,7 +30,6 @@ from tinylora.adapters import (
     verify_merge,
 )
 from tinylora.lora import lora_modules
-from tinylora.models.folders import set_classes
 from tinylora.text.generate import generate, generate_batch
 from tinylora.text.sampling import GREEDY
 
@@ -172,7 +171,7 @@ def test_adapters_of_peft_are_loaded_by_name(tmp_path):
 def test_a_new_head_can_be_an_adapter():
     model = base()
     with new_adapter(model, "five"):
-        set_classes(model, 5)
+        model.set_classes(5, bias=True)
     assert scores(model).shape[-1] == 5
     with disable_adapters(model):
         np.testing.assert_array_equal(scores(model), EXPECTED[None])
@@ -198,7 +197,7 @@ def test_a_block_that_fails_leaves_the_model_as_it_was(there, after):
         if after == "train":
             moved(model, 1)
         if after == "resize":
-            set_classes(model, 5)
+            model.set_classes(5, bias=True)
         raise KeyboardInterrupt
     assert state(model) == before and adapter_names(model) == list(there)
 
@@ -351,7 +350,7 @@ def test_what_cannot_be_added_up_is_refused():
     model = together("spam", "tone")
     before = state(model)
     with new_adapter(model, "five"):
-        set_classes(model, 5)
+        model.set_classes(5, bias=True)
     set_adapter(model, "tone")
     for weights, error, message in (({}, ValueError, "nothing to combine"), ({"x": 1.0}, KeyError, "no adapter 'x'"),
                                     ({"five": 1.0}, ValueError, "out_head of a GPTModel: Linear cannot be added"),

@@ -24,7 +24,6 @@ from tinylora.adapters.peft import config as peft
 from tinylora.adapters.variants import DoRA, Int8Linear, NF4Linear, quantize
 from tinylora.formats import LoadError, safetensors
 from tinylora.lora import LinearWithLoRA, lora_modules
-from tinylora.models.folders import set_classes
 from tinylora.models.gpt import GPTModel
 
 TINY = {
@@ -39,7 +38,7 @@ def base(seed=0, classes=3):
     tinylora.manual_seed(seed)
     model = GPTModel(TINY)
     if classes:
-        set_classes(model, classes, bias=False)
+        model.set_classes(classes)
     return model.eval()
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tinylora.models.folders import load_model
+from tinylora.models import load_model
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "pretrain.py"
 TEXT = b" = A Title = \n\n The river rose in the night , and the bridge was closed until the morning . \n" * 12

@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,11 +16,12 @@ from hypothesis import strategies as st
 import tinylora
 from tinylora import nn
 from tinylora.adapters import LoRAConfig, apply_lora
-from tinylora.formats import LoadError, safetensors
-from tinylora.models import hf_config, hf_gpt2
-from tinylora.models.folders import load_model, save_model, set_classes
-from tinylora.models.gpt import GPTModel
-from tinylora.models.options import configure
+from tinylora.formats import LoadError, safetensors, shards
+from tinylora.models import load_model, names, pretrained, save_model
+from tinylora.models.gpt import GPTConfig, GPTModel
+from tinylora.models.gpt_table import CONFIG, GPT2
+from tinylora.models.names import Row
+from tinylora.models.pretrained import expected
 
 TINY = {
     "vocab_size": 11, "context_length": 8, "emb_dim": 8, "n_heads": 2, "n_layers": 2, "drop_rate": 0.0, "qkv_bias": True,
@@ -30,7 +32,6 @@ IDS = tinylora.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
 def made(**changes):
     """A model whose every parameter is random: ones and zeros hide mistakes."""
     model = GPTModel({**TINY, **changes})
-    configure(model)
     rng = np.random.default_rng(0)
     for p in model.parameters():
         p.data = rng.standard_normal(p.shape).astype(np.float32)
@@ -62,6 +63,7 @@ VARIANTS = [
     {"tie_head": True}, {}, {"qkv_bias": False}, {"ff_dim": 20}, {"activation": "relu"}, {"activation": "gelu"},
     {"activation": "silu", "ff_dim": 5}, {"norm_eps": 0.01}, {"drop_emb": 0.1, "drop_att": 0.2, "drop_rate": 0.3},
     {"labels": ["ham", "spam", "eggs"]}, {"bos_token_id": 3, "eos_token_id": [4, 5], "pad_token_id": 6},
+    {"activation": "relu", "ff_dim": 20}, {"vocab_size": 9, "labels": ["ham", "spam"]},
 ]  # fmt: skip
 
 
@@ -75,7 +77,8 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path, variant, max_shard_bytes
     found = GPTModel.from_pretrained(tmp_path)
     np.testing.assert_array_equal(scores(found), scores(model))
     for name, value in variant.items():
-        assert found.cfg[name] == (value if name != "qkv_bias" else True)
+        expected = True if name == "qkv_bias" else tuple(value) if isinstance(value, list) else value
+        assert getattr(found.cfg, name) == expected
     assert (found.out_head.weight is found.tok_emb.weight) == ("tie_head" in variant)
     drops = {m.p for _, m in found.named_modules() if isinstance(m, nn.Dropout)}
     assert drops == ({0.1, 0.2, 0.3} if "drop_emb" in variant else {0.0})
@@ -135,22 +138,59 @@ def test_saving_over_a_folder_leaves_one_model_in_it(tmp_path):
 @pytest.mark.parametrize("classes", [2, 11])
 def test_a_head_that_was_put_on_becomes_score(tmp_path, classes):
     model = made()
-    set_classes(model, classes, bias=False)
+    model.set_classes(classes)
     model.save_pretrained(tmp_path, labels=[f"c{i}" for i in range(classes)])
     found = GPTModel.from_pretrained(tmp_path)
-    assert found.cfg["labels"] == [f"c{i}" for i in range(classes)]
+    assert found.cfg.labels == tuple(f"c{i}" for i in range(classes))
     np.testing.assert_array_equal(scores(found), scores(model))
+
+
+def test_a_head_of_two_classes_over_a_vocabulary_of_two_is_a_classifiers(tmp_path):
+    model = made(vocab_size=2)
+    assert not model.classifies
+    model.set_classes(2)
+    assert model.classifies
+    model.save_pretrained(tmp_path)
+    assert "score.weight" in safetensors.load(tmp_path / "model.safetensors")[0]
+    assert GPTModel.from_pretrained(tmp_path).cfg.labels == ("LABEL_0", "LABEL_1")
+
+
+def test_misspelt_entries_are_named_and_all_others_are_honoured():
+    with pytest.raises(ValueError, match="unknown entry 'tie_haed' in the configuration: did you mean 'tie_head'"):
+        GPTModel({**TINY, "tie_haed": True})
+    first, activation, _ = GPTModel({**TINY, "ff_dim": 20, "activation": "relu"}).trf_blocks[0].ff.layers
+    assert first.out_features == 20 and type(activation).__name__ == "ReLU"
+
+
+@pytest.mark.parametrize("forgotten", ["pos_emb", "tok_emb", "final_norm"])
+def test_a_layer_without_a_row_is_named_instead_of_left_out(tmp_path, folder, monkeypatch, forgotten):
+    rows = tuple(row for row in GPT2.rows if row.ours != forgotten)
+    monkeypatch.setattr(names, "FAMILIES", [replace(GPT2, rows=rows)])
+    with pytest.raises(ValueError, match=f"no Row names {forgotten}"):
+        made(tie_head=True).save_pretrained(tmp_path / "out")
+    with pytest.raises(ValueError, match=f"no Row names {forgotten}"):
+        pretrained.build(names.FAMILIES[0], GPTConfig.of({**TINY, "tie_head": True}), shards.Weights(folder), "here")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_row_joins_modules_of_one_shape_stored_in_out(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"qkv joins q, k, which needs turned=True"):
+        Row("qkv", ("q", "k"))
+    uneven = Row("h.{}.x", ("trf_blocks.{}.ff.layers.0", "trf_blocks.{}.ff.layers.2"), turned=True)
+    monkeypatch.setattr(names, "FAMILIES", [replace(GPT2, rows=(*GPT2.rows, uneven))])
+    with pytest.raises(ValueError, match=r"h\.0\.x joins .*differ in shape"):
+        made().save_pretrained(tmp_path)
 
 
 def test_what_gpt2_has_no_place_for_is_not_written(tmp_path):
     biased, wrapped = made(), made()
-    set_classes(biased, 2)
+    biased.set_classes(2, bias=True)
     apply_lora(wrapped, LoRAConfig(rank=2))
     for model, message in ((biased, "out_head has a bias"), (wrapped, "call merge_and_unload first")):
         with pytest.raises(ValueError, match=message):
             model.save_pretrained(tmp_path / "m")
     with pytest.raises(ValueError, match="3 labels for a head of 2"):
-        set_classes(biased, 2, bias=False)
+        biased.set_classes(2)
         biased.save_pretrained(tmp_path / "m", labels=["a", "b", "c"])
     assert not (tmp_path / "m").exists()
 
@@ -165,7 +205,8 @@ def test_what_gpt2_has_no_place_for_is_not_written(tmp_path):
         ({"quantization_config": {"bits": 4}}, "quantization_config is"), ({"auto_map": {"A": "x.Y"}}, "auto_map is"),
         ({"pruned_heads": {"0": [1]}}, "pruned_heads is"), ({"problem_type": "regression"}, "problem_type is regression"),
         ({"architectures": ["GPT2DoubleHeadsModel"]}, "architecture 'GPT2DoubleHeadsModel'"),
-        ({"model_type": "llama"}, "model_type is 'llama'"), ({"activation_function": "mish"}, "activation_function 'mish'"),
+        ({"model_type": "llama"}, "model_type is 'llama'"),
+        ({"activation_function": "mish"}, "activation_function is one of gelu_new, .*, not 'mish'"),
         ({"n_layer": 3}, "says 3 layers, and the weights have 2"), ({"n_layer": 10**9}, "says 1000000000 layers"),
         ({"n_layer": 10**12}, "n_layer must be an integer"), ({"n_layer": True}, "n_layer must be"),
         ({"n_embd": 0}, "n_embd must be"), ({"n_head": 3}, "n_embd 8 is not divisible by n_head 3"),
@@ -198,7 +239,7 @@ def test_an_entry_that_is_not_known_is_remarked_upon(folder):
 
 def test_entries_of_the_same_meaning_are_one(folder):
     config = json.loads((folder / "config.json").read_text())
-    for other, name in hf_config.OTHER_NAMES.items():
+    for other, name in CONFIG.other_names.items():
         config[other] = config.pop(name)
     (folder / "config.json").write_text(json.dumps({**config, "reorder_and_upcast_attn": True, "n_ctx": 8}))
     np.testing.assert_array_equal(scores(GPTModel.from_pretrained(folder)), scores(made(tie_head=True)))
@@ -209,7 +250,7 @@ VALUES = st.recursive(
     | st.sampled_from(["gpt2", "relu", "GPT2Model", "GPT2ForSequenceClassification"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3), max_leaves=5,
 )  # fmt: skip
-FIELDS = sorted({*hf_config.DEFAULTS, *hf_config.ONLY, *hf_config.WITHOUT_EFFECT})
+FIELDS = sorted(CONFIG.known())
 
 
 @given(st.dictionaries(st.sampled_from(FIELDS), VALUES, min_size=1, max_size=3))
@@ -305,7 +346,9 @@ PEAK = """
 @pytest.mark.parametrize("dtype", ["F32", "BF16"])
 def test_reading_gpt2_small_takes_no_more_than_the_model_and_a_fifth(tmp_path, note, dtype):
     """The whole process, Python and NumPy included."""
-    random_gpt2_small(tmp_path, dtype)
+    with tinylora.device("meta"):
+        model = GPTModel({**tinylora.models.presets.PRESETS["gpt2-small"], "tie_head": True})
+    random_folder(model, CONFIG, tmp_path, dtype)
     code = textwrap.dedent(PEAK)
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
     peak, model = map(int, done.stdout.split())
@@ -314,12 +357,11 @@ def test_reading_gpt2_small_takes_no_more_than_the_model_and_a_fifth(tmp_path, n
     assert peak <= 1.2 * model
 
 
-def random_gpt2_small(folder, dtype):
-    """GPT-2 small of random bits, the embedding last in the file, written without a model in memory."""
-    cfg = {**tinylora.models.gpt.PRESETS["gpt2-small"], "tie_head": True}
+def random_folder(model, table, folder, dtype):
+    """A model of random bits, the embedding last in the file, written without its weights in memory."""
     size = {"F32": 4, "BF16": 2}[dtype]
     header, at = {}, 0
-    for name, shape in reversed(hf_gpt2.shapes(cfg).items()):
+    for name, shape in reversed(expected(model).items()):
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at := at + size * math.prod(shape)]}
     text = json.dumps(header).encode()
     with (folder / "model.safetensors").open("wb") as file:
@@ -328,4 +370,4 @@ def random_gpt2_small(folder, dtype):
         block = block if dtype == "F32" else (block.view(np.uint32) >> 16).astype(np.uint16)
         for left in range(at, 0, -block.nbytes):
             file.write(block.tobytes()[:left])
-    (folder / "config.json").write_text(json.dumps(hf_config.to_hugging_face(cfg, True, None)))
+    (folder / "config.json").write_text(json.dumps(table.write(model.cfg, model.head_is_tied, ())))

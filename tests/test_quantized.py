@@ -21,7 +21,7 @@ from tinylora.adapters import (
 from tinylora.adapters.variants import Int8Linear, NF4Linear, QLoRA, dequantize, quantize, weight_error
 from tinylora.adapters.variants.nf4 import BLOCK, LEVELS
 from tinylora.lora import LinearWithLoRA, lora_modules
-from tinylora.models.folders import load_model
+from tinylora.models import load_model
 from tinylora.models.gpt import GPTModel
 from tinylora.testing import gradcheck
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tinylora.formats import LoadError
 from tinylora.models.gpt import GPTModel
-from tinylora.text.tokenizer import BYTES, END, FolderTokenizer, load_tokenizer
+from tinylora.models.source import ModelSource
+from tinylora.text.tokenizer import BYTES, END, FolderTokenizer
 
 DATA = Path(os.environ.get("TINYLORA_DATA") or Path(__file__).parents[2] / "shared" / "data")
 BPE = DATA / "gpt2_bpe"
@@ -37,7 +38,7 @@ def small(folder, **changes):
 
 def test_a_folder_is_read_cut_and_never_empty(tmp_path):
     small(tmp_path, enable_truncation={"max_length": 2}, enable_padding={"length": 9})  # neither is what is asked for here
-    found = FolderTokenizer(tmp_path, 6)
+    found = FolderTokenizer(tmp_path, (6,))
     assert found.encode("abc ab b", 99).tolist() == [5, 3, 4, 3, 1]
     assert found.encode("abc ab b", 3).tolist() == [5, 3, 4]
     assert found.encode("ab\udcff", 9).tolist() == [4]  # half a surrogate pair is "?", which this vocabulary lacks
@@ -48,12 +49,12 @@ def test_a_folder_is_read_cut_and_never_empty(tmp_path):
 
 
 def test_which_tokenizer_a_model_has(tmp_path):
-    assert load_tokenizer("nano") is BYTES
+    assert ModelSource.open("nano").tokenizer is BYTES
     GPTModel({**TINY, "eos_token_id": 6}).save_pretrained(tmp_path)
     with pytest.raises(LoadError, match=r"no tokenizer\.json, nor vocab\.json and merges\.txt"):
-        load_tokenizer(tmp_path)
+        ModelSource.open(tmp_path).tokenizer
     small(tmp_path)
-    assert load_tokenizer(tmp_path).stop == (6,)
+    assert ModelSource.open(tmp_path).tokenizer.stop == (6,)
 
 
 def test_files_that_are_broken_or_a_library_that_is_missing_are_named(tmp_path, monkeypatch):
@@ -74,7 +75,7 @@ needs_bpe = pytest.mark.skipif(not BPE.is_dir(), reason=f"GPT-2's vocabulary is 
 @functools.cache
 def ours():
     pytest.importorskip("tokenizers")
-    return FolderTokenizer(BPE, 50256)
+    return FolderTokenizer(BPE, (50256,))
 
 
 @functools.cache
@@ -107,7 +108,7 @@ def test_tokenizer_json_gives_the_same(tmp_path):
     theirs().save_pretrained(tmp_path)
     text = "It's 3 o'clock — naïve café 🙂\n\n  <|endoftext|>end"
     assert (tmp_path / "tokenizer.json").is_file()
-    assert FolderTokenizer(tmp_path, 50256).prompt(text) == ours().prompt(text) == theirs()(text)["input_ids"]
+    assert FolderTokenizer(tmp_path, (50256,)).prompt(text) == ours().prompt(text) == theirs()(text)["input_ids"]
 
 
 @needs_bpe

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from tinylora import nn
-from tinylora.backend import Array, array_module, device, to_device
-from tinylora.tensor import Tensor, grad_enabled
+from tinylora import nn, ops
+from tinylora.backend import Array, array_module, device, is_floating, to_device
+from tinylora.tensor import Tensor, grad_enabled, record
 from tinylora.torch_api import functional as F
 from tinylora.torch_api.creation import randn, zeros
 
@@ -59,25 +59,45 @@ class LinearWithLoRA(nn.Module):
         self.linear = linear
         with device(linear.weight.device):
             self.lora = LoRALayer(linear.in_features, linear.out_features, rank, alpha)
-        self.unmerged: list[nn.Parameter] = []  # while merged: the original weight
+        self._original: nn.Parameter | None = None
+
+    @property
+    def merged(self) -> bool:
+        """Is the change folded into the weight at the moment?"""
+        return self._original is not None
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.unmerged:
+        if not self.merged:
             return F.lora_linear(x, self.linear.weight, self.linear.bias, self.lora.A, self.lora.B, self.lora.alpha)
         if self.training and grad_enabled() and self.lora.A.requires_grad:
             raise RuntimeError("this LoRA is merged, and merged it cannot be trained: call unmerge(), or eval()")
         return self.linear(x)
 
+    @classmethod
+    def forward_many(cls, layers: Sequence[LinearWithLoRA], x: Tensor) -> list[Tensor]:
+        """In one op, such as query, key and value; one by one where a layer is merged, or not alike."""
+        parts = [p for m in layers for p in (m.linear.weight, m.linear.bias, m.lora.A, m.lora.B)]
+        if cls is not LinearWithLoRA or not all(m._is_plain_for(x) for m in layers):
+            return super().forward_many(layers, x)
+        return list(record(ops.lora_linears, x, tuple(m.lora.alpha for m in layers), *parts))
+
+    def _is_plain_for(self, x: Tensor) -> bool:
+        """Does x go through a plain Linear and its change with nothing to convert and nothing to complain about?"""
+        W, b, A, B = self.linear.weight, self.linear.bias, self.lora.A, self.lora.B
+        fits = x.shape[-1:] == W.shape[1:] == A.shape[:1] and B.shape == (A.shape[1], W.shape[0])
+        same = x.dtype == W.dtype and is_floating(x.dtype) and (b is None or (b.dtype, b.shape) == (W.dtype, W.shape[:1]))
+        return type(self.linear) is nn.Linear and not self.merged and fits and same
+
     def merge(self) -> None:
         """W becomes W + ΔW, so that the adapter costs nothing at inference. Twice raises, and so does a NaN."""
-        if self.unmerged:
+        if self.merged:
             raise RuntimeError("this LoRA is merged already: call unmerge() first")
         if self.linear.weight.device == "meta":
             raise RuntimeError("a layer on the meta device holds no numbers to merge")
         merged = self.changed()
         if not array_module(merged).isfinite(merged).all():
             raise RuntimeError("merging would put NaN or infinity into the weight: the adapter is broken")
-        self.unmerged = [self.linear.weight]
+        self.__dict__["_original"] = self.linear.weight  # straight into __dict__: assigned, it would become a parameter
         self.linear.weight = nn.Parameter(Tensor(merged), self.linear.weight.requires_grad)  # others may share the old one
 
     def changed(self) -> Array:
@@ -86,9 +106,10 @@ class LinearWithLoRA(nn.Module):
 
     def unmerge(self) -> None:
         """Put the original weight back, with the device, dtype and requires_grad that the merged one has by now."""
-        if not self.unmerged:
+        if self._original is None:
             raise RuntimeError("this LoRA is not merged")
-        merged, self.linear.weight = self.linear.weight, self.unmerged.pop()
+        merged, self.linear.weight = self.linear.weight, self._original
+        self._original = None
         self.linear.weight.data = to_device(self.linear.weight.data, merged.device).astype(merged.dtype, copy=False)
         self.linear.weight.requires_grad = merged.requires_grad
 

@@ -17,12 +17,15 @@ versions live in `kernels/`, take and return the same, and are registered on the
 
 A tuned version that does not handle its inputs returns NotImplemented; at last the definition is used. Ops know nothing
 of Tensors; `tensor.py` records them. An op may assume that a vjp is called at most once per walk, may return a gradient
-of the broadcast shape (the engine sums it down), and must never write into `g` or an input. (A tuned vjp may add its
-gradient to what was there before: sums.py.)
+of the broadcast shape (the engine sums it down), and must never write into `g` or an input.
+
+An op may have several outputs: then it returns a tuple of arrays, and `g` is a dictionary from the number of an output to
+its gradient, without those that nothing was computed from.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -36,8 +39,6 @@ OPS: dict[str, Op] = {}  # every op by name
 class Op:
     """One operation: its definition, and the tuned versions that must agree with it."""
 
-    use_tuned = True  # kernels/switch.py turns them off
-
     def __init__(self, definition: Definition) -> None:
         self.definition = definition
         self.name = definition.__name__
@@ -45,13 +46,8 @@ class Op:
         self.tuned: dict[str, list[Definition]] = {"numpy": [], "cupy": []}
 
     def __call__(self, *inputs: Any, **options: Any) -> tuple[Any, tuple[Any, ...]]:
-        """Output array and vjps, by the first tuned version that accepts, else by the definition."""
-        xp = array_module(*inputs)
-        for version in self.tuned[xp.__name__] if Op.use_tuned else ():
-            result = version(xp, *inputs, **options)
-            if result is not NotImplemented:
-                return result
-        return self.definition(xp, *inputs, **options)
+        """Output and vjps, by the first tuned version that accepts, else by the definition."""
+        return this_thread.run(self, *inputs, **options)
 
     def tune(self, *backends: str) -> Callable[[Definition], Definition]:
         """Register a tuned version for "numpy", "cupy" or both. The latest registered is asked first."""
@@ -65,6 +61,26 @@ class Op:
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"
+
+
+def run(op: Op, /, *inputs: Any, **options: Any) -> tuple[Any, tuple[Any, ...]]:
+    """How an op is run, unless this thread runs ops in a way of its own."""
+    xp = array_module(*inputs)
+    for version in op.tuned[xp.__name__] if this_thread.tuned else ():
+        result = version(xp, *inputs, **options)
+        if result is not NotImplemented:
+            return result
+    return op.definition(xp, *inputs, **options)
+
+
+class _ThisThread(threading.local):
+    """What one thread changes, no other thread sees."""
+
+    tuned = True  # no_kernels: False
+    run = staticmethod(run)  # a profile and a captured step put in its place what calls it and looks on
+
+
+this_thread = _ThisThread()
 
 
 def op(definition: Definition) -> Op:

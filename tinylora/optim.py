@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from tinylora import ops
 from tinylora.backend import Array, array_module, to_device
-from tinylora.kernels.cpu.adam import adam
-from tinylora.kernels.cuda import many
 from tinylora.tensor import Tensor
 
 
@@ -112,29 +111,35 @@ class Adam(Optimizer):
     decay_apart = False  # of the gradient
 
     def step(self) -> None:
-        """Move every parameter that has a gradient: all in one go where a tuned version can, else one by one."""
-        moved = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
-        rows = [(p.data, p.grad.data, self.state.setdefault(id(p), {}), group) for p, group in moved]
-        new = many.adam(rows, self.decay_apart)
-        new = adam(rows, self.decay_apart) if new is None else new
-        if new is None:
-            super().step()
-            return
-        for (p, _), w in zip(moved, new, strict=True):
-            p.data = w
+        """Move every parameter that has a gradient, all of a device in one go."""
+        moved: dict[Any, list[tuple[Tensor, dict[str, Any]]]] = {}
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    moved.setdefault(array_module(p.data), []).append((p, group))
+        for xp, some in moved.items():
+            self._step_on(xp, some)
 
-    def update(self, w: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> Array:
-        g = g + group["weight_decay"] * w if group["weight_decay"] else g
-        return w - self.adam_step(g, state, group)
+    def _step_on(self, xp: Any, moved: list[tuple[Tensor, dict[str, Any]]]) -> None:
+        states = [self.state.setdefault(id(p), {}) for p, _ in moved]
+        for (p, _), state in zip(moved, states, strict=True):
+            if not state:
+                state.update(step=0, m=xp.zeros_like(p.data), v=xp.zeros_like(p.data))
 
-    def adam_step(self, g: Array, state: dict[str, Any], group: dict[str, Any]) -> Array:
-        """lr · m̂ / (√v̂ + ε)"""
-        b1, b2 = group["betas"]
-        t = state["step"] = state.get("step", 0) + 1
-        state["m"] = m = b1 * state["m"] + (1 - b1) * g if "m" in state else (1 - b1) * g
-        state["v"] = v = b2 * state["v"] + (1 - b2) * g * g if "v" in state else (1 - b2) * g * g
-        root = array_module(v).sqrt(v * (1 / (1 - b2**t)))
-        return group["lr"] / (1 - b1**t) * m / (root + group["eps"])
+        def numbers() -> list[tuple[float, ...]]:
+            """Count a step, and say what it is to be done with."""
+            found = []
+            for (_, group), state in zip(moved, states, strict=True):
+                state["step"] += 1
+                found.append((state["step"], group["lr"], *group["betas"], group["eps"], group["weight_decay"]))
+            return found
+
+        weights, gradients = [p.data for p, _ in moved], [p.grad.data for p, _ in moved if p.grad is not None]
+        ms, vs = ([state[name] for state in states] for name in ("m", "v"))
+        new, _ = ops.adam(*weights, *gradients, *ms, *vs, numbers=numbers, apart=self.decay_apart)
+        n = len(moved)
+        for (p, _), state, w, m, v in zip(moved, states, new[:n], new[n : 2 * n], new[2 * n :], strict=True):
+            p.data, state["m"], state["v"] = w, m, v
 
 
 class AdamW(Adam):
@@ -154,6 +159,3 @@ class AdamW(Adam):
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay)
-
-    def update(self, w: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> Array:
-        return w * (1 - group["lr"] * group["weight_decay"]) - self.adam_step(g, state, group)

@@ -13,30 +13,37 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Callable
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinylora.backend import Array, device, device_of, full, is_floating
-from tinylora.op import Op
-from tinylora.sums import arrived
+from tinylora.backend import Array, array_module, device, device_of, full, is_floating
+from tinylora.op import Op, op, this_thread
+
+if TYPE_CHECKING:
+    from tinylora.torch_api.methods import TensorMethods  # PyTorch's methods and operators, attached when it is imported
+else:
+    TensorMethods = object
 
 Vjp = Callable[..., Array]
 
 
 class Node:
-    """A place in the graph where a gradient arrives: of an op's output (edges), or of a leaf (the Tensor)."""
+    """A place in the graph where a gradient arrives: of an op's output (edges), or of a leaf (the Tensor).
+
+    If an op has several outputs, each has a node of its own, whose one edge leads to the op's. What arrives there is a
+    dictionary, from the number of an output to its gradient, and `shape` is None.
+    """
 
     __slots__ = ("__weakref__", "edges", "leaf", "shape")
 
-    def __init__(self, shape: tuple[int, ...], edges: tuple[tuple[Node, Vjp], ...], leaf: Tensor | None = None) -> None:
+    def __init__(self, shape: tuple[int, ...] | None, edges: tuple[tuple[Node, Vjp], ...], leaf: Any = None) -> None:
         self.shape = shape
         self.edges: tuple[tuple[Node, Vjp], ...] | None = edges  # None: already walked, arrays freed
         self.leaf = weakref.ref(leaf) if leaf is not None else None  # collects .grad; weak, or the two form a cycle
 
 
-class Tensor:
+class Tensor(TensorMethods):
     """An array that remembers how it was computed. Made by `tinylora.tensor(data)`, never by hand.
 
     `data` is the NumPy or CuPy array, `node` its place in the graph or None, `grad` a Tensor once `backward()` ran.
@@ -48,6 +55,7 @@ class Tensor:
     tensor([2., 4., 6.])
     """
 
+    data: Array
     __slots__ = ("__weakref__", "data", "grad", "node")
     __array_ufunc__ = None  # numpy_scalar * tensor asks the tensor
 
@@ -105,52 +113,65 @@ class Tensor:
             raise RuntimeError(f"the gradient has shape {g.shape}, the tensor {self.shape}")
         _walk(self.node, g, retain_graph)
 
-    if TYPE_CHECKING:  # PyTorch's methods and operators, attached in methods.py
-        data: Any
-        __add__: Any
-        __radd__: Any
-        __sub__: Any
-        __mul__: Any
-        __rmul__: Any
-        __matmul__: Any
-        __getitem__: Any
-
-        def __getattr__(self, name: str) -> Any: ...
-
 
 # --------------------------------------------------------------------------------------- going forward
 @np.errstate(all="ignore")  # inf and NaN are answers here, as in PyTorch
-def record(op: Op, *inputs: Any, **options: Any) -> Tensor:
-    """Run `op` on Tensors and plain values, and keep an edge to each input that needs a gradient."""
-    started = perf_counter() if watchers else 0.0
-    out, vjps = op(*[x.data if isinstance(x, Tensor) else x for x in inputs], **options)
+def record(op: Op, *inputs: Any, **options: Any) -> Any:
+    """Run `op` on Tensors and plain values, and keep an edge to each input that needs a gradient.
+
+    Returns a Tensor, or a tuple of them if the op has several outputs.
+    """
+    out, vjps = this_thread.run(op, *[x.data if isinstance(x, Tensor) else x for x in inputs], **options)
     edges = [
         (x.node, vjp)
         for x, vjp in zip(inputs, vjps, strict=True)
         if isinstance(x, Tensor) and x.node is not None and vjp is not None and _mode.grad
     ]
-    for watcher in watchers:
-        edges = watcher(op, inputs, options, out, edges, started)
+    if isinstance(out, tuple):
+        node = Node(None, tuple(edges)) if edges else None
+        return tuple(Tensor(part, node=node and _node_of_output(i, part, node)) for i, part in enumerate(out))
     return Tensor(out, node=Node(out.shape, tuple(edges)) if edges else None)
 
 
-watchers: list[Callable[..., Any]] = []  # profile.py looks on from here: (op, inputs, options, out, edges, started) -> edges
+def _node_of_output(i: int, part: Array, node: Node) -> Node:
+    return Node(part.shape, ((node, lambda g: {i: g}),))
 
 
 # ------------------------------------------------------------------------------------------ going back
 @np.errstate(all="ignore")
 def _walk(root: Node, gradient: Array, retain_graph: bool) -> None:
     """Visit every node below `root` once, after all nodes above it, and send its gradient down its edges."""
-    gradients = {root: gradient}
+    gradients: dict[Node, Any] = {root: gradient}
+    collected: dict[int, list[Array]] = {}
     for node in reversed(_inputs_first(root)):
         g = gradients.pop(node)
         if node.leaf is not None:
-            _collect(node.leaf(), g)
+            _collect(node.leaf(), g, collected)
             continue
         for below, vjp in node.edges or ():
-            gradients[below] = arrived(gradients.get(below), vjp, g, below.shape)
+            if below.shape is None:
+                gradients[below] = gradients.get(below, {}) | vjp(g)
+            elif below in gradients:  # another way led here already: the gradients of both add up
+                gradients[below] = accumulate(gradients[below], g, vjp, below.shape)[0]
+            else:
+                gradients[below] = sum_to(vjp(g), below.shape)
         if not retain_graph:
             node.edges = None  # frees what the vjps kept, so memory falls during the walk
+
+
+@op
+def accumulate(xp, so_far, g, vjp, shape):
+    """so_far + dL/dx, where x, of `shape`, had a part in several results, and dL/dx = vjp(g) comes from one of them."""
+    return so_far + sum_to(vjp(g), shape), (None,) * 4
+
+
+def sum_to(g: Array, shape: tuple[int, ...]) -> Array:
+    """Undo broadcasting: add up the copies that were made of an input of `shape`. (Ops leave this to the engine.)"""
+    if g.shape == shape:
+        return g
+    lead = g.ndim - len(shape)
+    copied = tuple(i for i in range(g.ndim) if i < lead or (shape[i - lead] == 1 and g.shape[i] != 1))
+    return g.sum(axis=copied).reshape(shape)
 
 
 def _inputs_first(root: Node) -> list[Node]:
@@ -177,10 +198,22 @@ def _edges(node: Node) -> tuple[tuple[Node, Vjp], ...]:
     return node.edges
 
 
-def _collect(leaf: Tensor | None, g: Array) -> None:
-    if leaf is not None:  # else nobody is left to ask for it
-        g = g if leaf.grad is None else leaf.grad.data + g
-        leaf.grad = Tensor(g.copy() if 0 in getattr(g, "strides", ()) else g)
+def _collect(leaf: Tensor | None, g: Array, collected: dict[int, list[Array]]) -> None:
+    """Add g to leaf.grad, in memory that no other element and no other leaf's gradient shares.
+
+    `collected` has the gradients of this walk by the array that owns their memory.
+    """
+    if leaf is None:
+        return  # nobody is left to ask for it
+    g = g if leaf.grad is None else leaf.grad.data + g
+    owner = g
+    while (base := getattr(owner, "base", None)) is not None:
+        owner = base
+    others = collected.setdefault(id(owner), [])
+    if 0 in getattr(g, "strides", ()) or any(array_module(g).may_share_memory(g, other) for other in others):
+        g = g.copy()
+    others.append(g)  # a copy, too: it keeps its owner alive, and the id with it
+    leaf.grad = Tensor(g)
 
 
 # ------------------------------------------------------------------------------------------- switching

@@ -6,8 +6,10 @@ skinny ones of LoRA; attention's five, of which a causal mask leaves half. A tun
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
+from collections.abc import Callable, Sequence
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -16,7 +18,7 @@ import numpy as np
 import ours
 
 import tinylora
-from tinylora.tensor import watchers
+from tinylora.op import Op, this_thread
 
 Product = tuple[str, int, int, int, int]  # what for, how many at once, and (M, K) @ (K, N)
 REPEATS = 5
@@ -27,9 +29,10 @@ def measure(**sizes: Any) -> dict[str, Any]:
     step = ours.train_step(**sizes)
     step()
     found: Counter[Product] = Counter()
-    watchers.append(lambda *seen: _watch(found, *seen))
+    outer = this_thread.run
+    this_thread.run = functools.partial(_noting, found, outer)
     step()
-    watchers.pop()
+    this_thread.run = outer
     with tinylora.profile() as p:
         step()
     ops = [
@@ -46,40 +49,60 @@ def _seconds(op: Any) -> float:
     return op.seconds + sum(vjp.seconds for vjp in op.vjps.values())
 
 
-def _watch(found: Counter[Product], op: Any, inputs: Any, options: Any, out: Any, edges: Any, started: float) -> Any:
-    """A watcher of `tinylora.tensor`: note the products of one recorded op, forward and backward."""
-    flows = {i for i, x in enumerate(inputs) if any(getattr(x, "node", None) is node for node, _ in edges)}
+def _noting(found: Counter[Product], run: Callable[..., Any], op: Op, /, *inputs: Any, **options: Any) -> Any:
+    """Run an op, and note its products: those of the way forward now, those of a vjp when that is called."""
+    out, vjps = run(op, *inputs, **options)
+    if op.name not in ("linear", "lora_linear", "lora_linears", "attention"):
+        return out, vjps
     shapes = [getattr(x, "shape", ()) for x in inputs]
-    if op.name in ("linear", "lora_linear"):
-        found.update(_of_linear(shapes, flows))
-    if op.name == "attention":
-        found.update(_of_attention(*shapes[:2], bool(flows)))
-    return edges
+    products = _of_attention(*shapes[:2]) if op.name == "attention" else _of_linears(op.name, shapes)
+    found.update(products[None])
+    return out, tuple(vjp and _noted(found, products.get(i, []), vjp) for i, vjp in enumerate(vjps))
 
 
-def _of_linear(shapes: list[tuple[int, ...]], flows: set[int]) -> list[Product]:
+def _noted(found: Counter[Product], products: list[Product], vjp: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(vjp)
+    def noted(*gradients: Any) -> Any:
+        found.update(products)
+        return vjp(*gradients)
+
+    return noted
+
+
+def _of_linears(name: str, shapes: list[tuple[int, ...]]) -> dict[int | None, list[Product]]:
+    """By the number of the input whose gradient they are for; None: forward. The layers of `lora_linears` stand in a row."""
+    if name != "lora_linears":
+        return _of_linear(shapes, range(1, len(shapes)))
+    products: dict[int | None, list[Product]] = {}
+    for start in range(2, len(shapes), 4):
+        for i, more in _of_linear([shapes[0], *shapes[start : start + 4]], range(start, start + 4)).items():
+            products[i] = products.get(i, []) + more
+    return products
+
+
+def _of_linear(shapes: list[tuple[int, ...]], place: Sequence[int]) -> dict[int | None, list[Product]]:
+    """`place` has the numbers of W, b, A and B among the inputs."""
     (*rows, d_in), (d_out, _) = shapes[:2]
     M = math.prod(rows)
-    products = [("forward", 1, M, d_in, d_out)]
-    if 0 in flows:
-        products.append(("d_x", 1, M, d_out, d_in))
-    if 1 in flows:
-        products.append(("d_weight", 1, d_out, M, d_in))
-    if {3, 4} & flows:
+    products: dict[int | None, list[Product]] = {
+        None: [("forward", 1, M, d_in, d_out)], 0: [("d_x", 1, M, d_out, d_in)], place[0]: [("d_weight", 1, d_out, M, d_in)]
+    }  # fmt: skip
+    if len(shapes) > 3:
         r = shapes[3][1]
-        products += [("x A", 1, M, d_in, r), ("g Bᵀ", 1, M, d_out, r)]
-        products += [("(x A) B", 1, M, r, d_out), ("d_A", 1, d_in, M, r), ("d_B", 1, r, M, d_out)]
-        products += [("(g Bᵀ) Aᵀ", 1, M, r, d_in)] * (0 in flows)
+        products[None] += [("x A", 1, M, d_in, r), ("(x A) B", 1, M, r, d_out)]
+        products[0] += [("(g Bᵀ) Aᵀ", 1, M, r, d_in)]
+        products[place[2]] = [("g Bᵀ", 1, M, d_out, r), ("d_A", 1, d_in, M, r)]
+        products[place[3]] = [("d_B", 1, r, M, d_out)]
     return products
 
 
-def _of_attention(q: tuple[int, ...], k: tuple[int, ...], flows: bool) -> list[Product]:
+def _of_attention(q: tuple[int, ...], k: tuple[int, ...]) -> dict[int | None, list[Product]]:
     (*batch, T, D), S = q, k[-2] // 2  # half the keys
     many = math.prod(batch)
-    products = [("q kᵀ", many, T, D, S), ("P v", many, T, S, D)]
-    if flows:
-        products += [("g vᵀ", many, T, D, S), ("d_q", many, T, S, D), ("d_k", many, S, T, D), ("d_v", many, S, T, D)]
-    return products
+    return {
+        None: [("q kᵀ", many, T, D, S), ("P v", many, T, S, D)],
+        0: [("g vᵀ", many, T, D, S), ("d_q", many, T, S, D)], 1: [("d_k", many, S, T, D)], 2: [("d_v", many, S, T, D)],
+    }  # fmt: skip
 
 
 def _alone(product: Product) -> float:

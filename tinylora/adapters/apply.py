@@ -91,7 +91,7 @@ def apply_lora(model: nn.Module, config: LoRAConfig) -> Plan:
 
     Everything is resolved before anything is changed, and if a layer cannot be wrapped the model is put back as it was.
 
-    >>> from tinylora.models.folders import load_model
+    >>> from tinylora.models import load_model
     >>> apply_lora(load_model("nano"), LoRAConfig(rank=8, targets=("W_query", "W_value"))).added
     32768
     """

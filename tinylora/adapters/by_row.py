@@ -45,7 +45,7 @@ def adapters_by_row(model: nn.Module, names: Sequence[str | None]) -> Iterator[N
 
     >>> from tinylora import tensor
     >>> from tinylora.adapters import LoRAConfig, apply_lora, new_adapter
-    >>> from tinylora.models.folders import load_model
+    >>> from tinylora.models import load_model
     >>> model = load_model("nano")
     >>> with new_adapter(model, "spam"):
     ...     plan = apply_lora(model, LoRAConfig(rank=4))

@@ -21,7 +21,7 @@ def combine_adapters(model: nn.Module, name: str, weights: Mapping[str, float]) 
     Arithmetic". Raises ValueError for what has no such sum, such as heads of different shapes.
 
     >>> from tinylora.adapters import LoRAConfig, apply_lora
-    >>> from tinylora.models.folders import load_model
+    >>> from tinylora.models import load_model
     >>> model = load_model("nano")
     >>> for one, rank in (("spam", 4), ("tone", 2)):
     ...     with new_adapter(model, one):

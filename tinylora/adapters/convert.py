@@ -17,7 +17,7 @@ def pissa_to_lora(model: nn.Module, config: LoRAConfig) -> LoRAConfig:
     "PiSSA", appendix on converting PiSSA into LoRA.
 
     >>> from tinylora.adapters import apply_lora
-    >>> from tinylora.models.folders import load_model
+    >>> from tinylora.models import load_model
     >>> model, config = load_model("nano"), LoRAConfig(rank=4, targets=("W_query",), variant="pissa")
     >>> plan = apply_lora(model, config)
     >>> pissa_to_lora(model, config).rank

@@ -46,7 +46,7 @@ def verify_merge(model: nn.Module, *inputs: Tensor) -> float:
 
     >>> from tinylora import tensor
     >>> from tinylora.adapters import LoRAConfig, apply_lora
-    >>> from tinylora.models.folders import load_model
+    >>> from tinylora.models import load_model
     >>> model = load_model("nano")
     >>> plan = apply_lora(model, LoRAConfig(rank=4))
     >>> verify_merge(model, tensor([[84, 104, 101]]))

@@ -55,7 +55,7 @@ def new_adapter(model: nn.Module, name: str) -> Iterator[None]:
     what they were, frozen. If the block fails, the model is as it was. Raises ValueError if there is an adapter `name`.
 
     >>> from tinylora.adapters import LoRAConfig, apply_lora
-    >>> from tinylora.models.folders import load_model
+    >>> from tinylora.models import load_model
     >>> model = load_model("nano")
     >>> for name in ("spam", "tone"):
     ...     with new_adapter(model, name):
@@ -157,7 +157,7 @@ def checked(model: nn.Module) -> Shelf:
     shelf = shelf_of(model)
     if shelf.lent:
         raise RuntimeError(f"the adapters cannot be changed inside {shelf.lent}")
-    if merged := [path for path, m in lora_modules(model) if m.unmerged]:
+    if merged := [path for path, m in lora_modules(model) if m.merged]:
         raise RuntimeError(f"{merged[0]}: the adapter in place is merged: call unmerge() first")
     for (owner, attribute), thing in shelf.standing().items():
         if getattr(owner, attribute, None) is not thing:

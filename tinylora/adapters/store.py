@@ -23,7 +23,7 @@ from tinylora.adapters.peft.save import save_peft
 from tinylora.backend import to_device
 from tinylora.formats import LoadError, safetensors
 from tinylora.lora import lora_modules
-from tinylora.models.gpt import GPTModel
+from tinylora.models.decoder import Decoder
 
 
 def _stored(model: nn.Module, train: tuple[str, ...]) -> dict[str, nn.Parameter]:
@@ -36,7 +36,7 @@ def fingerprint(model: nn.Module, train: tuple[str, ...] = ()) -> str:
     """SHA-256 of the base: names, shapes and bytes of all parameters and buffers that an adapter does not hold."""
     digest = hashlib.sha256()
     stored = _stored(model, train).keys()
-    if any(m.unmerged for _, m in lora_modules(model)):
+    if any(m.merged for _, m in lora_modules(model)):
         raise RuntimeError("the model is merged: call unmerge() before an adapter is saved or loaded")
     wrapped = {f"{path}.linear": path for path, _ in lora_modules(model)}
     for path, p in (*model.named_parameters(), *model.named_buffers()):  # of a quantised weight, these are the numbers
@@ -50,7 +50,7 @@ def fingerprint(model: nn.Module, train: tuple[str, ...] = ()) -> str:
 def save_adapter(model: nn.Module, path: str | Path, config: LoRAConfig, /, format: str = "tinylora", **extra: Any) -> None:
     """Write the adapter of `model`, made by `apply_lora(model, config)`, with `extra` JSON values in its metadata.
 
-    `format` "tinylora" is one file. "peft" is a folder that PEFT loads, for a GPTModel; of `config` it takes `train`,
+    `format` "tinylora" is one file. "peft" is a folder that PEFT loads, for a Decoder; of `config` it takes `train`,
     `scaling` and `dropout`, and ranks, scales and trained biases from the model. PiSSA is written as the plain LoRA that it
     is: see `pissa_to_lora`. Raises ValueError, and writes nothing, if a layer's variant, rank or scale is not that of
     `config` ("tinylora"), something is trained that the adapter would not hold ("peft"), or a value is NaN.
@@ -64,7 +64,7 @@ def save_adapter(model: nn.Module, path: str | Path, config: LoRAConfig, /, form
         raise ValueError("the model has no LoRA to save")
     if format == "peft":
         noted = {"base": fingerprint(model, config.train), "train": list(config.train), **extra}
-        save_peft(cast(GPTModel, model), Path(path), config, noted)
+        save_peft(cast(Decoder, model), Path(path), config, noted)
         return
     for where, module in lora_modules(model):
         found = (variant_of(module), module.lora.A.shape[1], module.lora.alpha)
@@ -99,7 +99,7 @@ def load_adapter(model: nn.Module, path: str | Path, lora_only: bool = False) ->
         adapter = read_peft(path)
         if adapter.about.get("base") not in (None, fingerprint(model, tuple(adapter.about.get("train", ())))):
             raise LoadError(f"{path}: this adapter was trained on another base model")
-        return put_peft(cast(GPTModel, model), adapter, lora_only)
+        return put_peft(cast(Decoder, model), adapter, lora_only)
     arrays, config, about = read_adapter(path)
     fresh = not any(lora_modules(model))
     required_before = [(p, p.requires_grad) for p in model.parameters()]

@@ -10,9 +10,10 @@ from tinylora import backend, nn
 from tinylora.adapters import LoRAConfig, apply_lora, merge, unmerge
 from tinylora.app import terminal
 from tinylora.lora import freeze, lora_modules, replace_linear_with_lora
-from tinylora.models.folders import NANO, load_model, set_classes
+from tinylora.models.decoder import Decoder
 from tinylora.models.gpt import GPTModel
-from tinylora.runs.folder import ADAPTER, load_classifier, save_run
+from tinylora.models.source import NANO, ModelSource
+from tinylora.runs.run_folder import ADAPTER, load_classifier, save_run
 from tinylora.tasks.messages import read_messages, split
 from tinylora.training.loop import TrainConfig, evaluate, predict, train
 
@@ -20,9 +21,9 @@ MESSAGES = NANO.parent / "messages.tsv"
 OUT = Path("runs/demo")
 
 
-def lecture_count(model: GPTModel, classes: int, rank: int, alpha: float) -> list[int]:
+def lecture_count(model: Decoder, classes: int, rank: int, alpha: float) -> list[int]:
     """Trainable parameters with a head of `classes`, after freezing, and with LoRA on every Linear. Changes `model`."""
-    model.out_head = nn.Linear(model.cfg["emb_dim"], classes)
+    model.out_head = nn.Linear(model.cfg.emb_dim, classes)
     found = [model.summary().trainable]
     freeze(model)
     found.append(model.summary().trainable)
@@ -53,8 +54,9 @@ def run(seed: int = 0, out: Path = OUT) -> None:
     parts = split(messages, seed)
     labels = sorted({m.label for m in messages})
     backend.manual_seed(seed)
-    model = load_model("nano")
-    set_classes(model, len(labels))
+    source = ModelSource.open("nano")
+    model = source.model()
+    model.set_classes(labels, bias=source.head_bias)
     config = LoRAConfig(rank=16, alpha=16.0, scaling="alpha/r", train=("out_head",))
     apply_lora(model, config)
     terminal.counts(model)
@@ -71,12 +73,12 @@ def run(seed: int = 0, out: Path = OUT) -> None:
     terminal.say(f"{count.trainable:,} of {count.total:,} parameters moved ({count.trainable / count.total:.1%})")
 
     terminal.heading("3. Only the change is stored")
-    save_run(out, model, config, {"model": "nano", "labels": labels, "seed": seed}, history)
+    save_run(out, source, model, config, {"seed": seed}, history)
     adapter, base = (out / ADAPTER).stat().st_size, (NANO / "model.safetensors").stat().st_size
     terminal.say(f"{out / ADAPTER}: {adapter:,} bytes; the model: {base:,} bytes in float16, {2 * base:,} in float32")
     texts = [m.text for m in parts.test]
     expected = predict(model, texts)
-    fresh, *_ = load_classifier(out)
+    fresh = load_classifier(out).model
     _check("loaded into a fresh model: same predictions, bit for bit", (predict(fresh, texts) == expected).all())
     weights = [m.linear.weight.data for _, m in lora_modules(fresh)]
     merge(fresh)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -15,6 +15,7 @@ from tinylora import nn
 from tinylora.adapters.report import Change
 from tinylora.tasks.metrics import Metrics
 
+T = TypeVar("T")
 console = Console(highlight=False, soft_wrap=True, emoji=False)
 if not console.is_terminal:
     console.width = 10_000  # a table in a file or a pipe is never cut
@@ -30,6 +31,14 @@ def stream(pieces: Iterable[str]) -> None:
         console.print(piece, end="", markup=False)
         console.file.flush()
     say()
+
+
+def last_of(found: Iterable[T], count: int, what: str) -> T:
+    """The last of `count` results, with a live bar on a terminal while they come."""
+    columns = [TextColumn("{task.completed} of {task.total} {task.description}"), BarColumn(None), TimeRemainingColumn()]
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        *_, last = bar.track(found, total=count, description=what)
+    return last
 
 
 def heading(text: str) -> None:

@@ -1,4 +1,4 @@
-"""What everything above computes on: array modules, devices, dtypes, random numbers, and arrays without numbers."""
+"""Array modules (NumPy, CuPy), devices, dtypes, random numbers, and the "meta" arrays that have a shape and no data."""
 
 from tinylora.backend.arrays import NUMPY, SUPPORTED, Array, allocator, array_module, bfloat16, bool_, cupy, default_device
 from tinylora.backend.arrays import device, device_of, float16, float32, float64, full, int8, int16, int32, int64, is_cupy

@@ -1,7 +1,7 @@
 """Where arrays live and what they hold: array modules, devices and dtypes.
 
-The array decides. NumPy arrays are on "cpu", CuPy arrays on "cuda", and a `MetaArray` on "meta", which
-has shapes and dtypes and no numbers. CuPy is imported when somebody first asks for "cuda", never before.
+The type of an array determines its device: NumPy arrays are on "cpu", CuPy arrays on "cuda", and a `MetaArray`, which
+has a shape and a dtype but no data, on "meta". CuPy is imported on the first use of "cuda".
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ try:
 
     bfloat16 = np.dtype(_bfloat16)
 except ImportError:
-    bfloat16 = np.dtype("V2")  # a name for what no array can hold without ml_dtypes
+    bfloat16 = np.dtype("V2")  # a placeholder: without ml_dtypes no array can hold bfloat16
 
 SUPPORTED = frozenset({bfloat16, float16, float32, float64, int8, int16, int32, int64, uint8, bool_})
 
 
 def is_floating(dtype: np.dtype) -> bool:
-    """Is it a floating-point dtype? NumPy counts bfloat16, which is none of its own, among none."""
+    """Is it a floating-point dtype? Includes bfloat16, whose kind NumPy does not report as floating-point."""
     return dtype.kind == "f" or dtype == bfloat16
 
 
 def known(dtype: Any) -> np.dtype:
-    """`dtype` as a NumPy dtype. Raises RuntimeError for bfloat16 where ml_dtypes, which brings it to NumPy, is missing."""
+    """`dtype` as a NumPy dtype. Raises RuntimeError for bfloat16 if ml_dtypes is not installed."""
     if np.dtype(dtype) == np.dtype("V2"):
         raise RuntimeError("bfloat16 needs ml_dtypes: pip install 'tinylora[cuda13]' (or cuda12)")
     return np.dtype(dtype)
@@ -47,7 +47,7 @@ def known(dtype: Any) -> np.dtype:
 
 # ------------------------------------------------------------------------------------------- devices
 class device:
-    """A device by name: "cpu", "cuda" or "meta". As a context manager it is the default inside the block.
+    """A device by name: "cpu", "cuda" or "meta". As a context manager it sets the default device inside the block.
 
     >>> from tinylora import device, zeros
     >>> with device("meta"):
@@ -86,12 +86,12 @@ class device:
 
 
 def is_device(x: Any) -> bool:
-    """Does `x`, an argument of some `to(..)`, name a device? Else it names a dtype."""
+    """Does `x`, an argument of `to(..)`, name a device, rather than a dtype?"""
     return isinstance(x, device) or (isinstance(x, str) and x[:4] in ("cpu", "cuda", "meta"))
 
 
 def set_default_device(name: str | device) -> None:
-    """Make `name` the device of new tensors, for the rest of the program."""
+    """Create new tensors on device `name` from now on."""
     if (chosen := device(name)) == "cuda":
         cupy()
     device.default = chosen
@@ -105,7 +105,7 @@ def default_device() -> device:
 
 
 def cupy() -> ModuleType:
-    """CuPy, imported on first use; one clear line where it, its driver or a card is missing."""
+    """CuPy, imported on first use. Raises RuntimeError if CuPy, the driver or a GPU is missing."""
     try:
         import cupy as module
     except ModuleNotFoundError as error:
@@ -115,13 +115,13 @@ def cupy() -> ModuleType:
     if module not in _usable:
         _need_a_card(module)
         pool = module.get_default_memory_pool()
-        if getattr(module.cuda.get_allocator(), "__self__", None) is pool:  # else its owner chose another
+        if getattr(module.cuda.get_allocator(), "__self__", None) is pool:  # otherwise the caller has set an allocator
             module.cuda.set_allocator(allocator(pool))
         _usable.append(module)
     return module
 
 
-_usable: list[ModuleType] = []  # CuPy, once a card was found for it
+_usable: list[ModuleType] = []  # holds CuPy once a GPU was found
 
 
 def _need_a_card(module: ModuleType) -> None:
@@ -139,7 +139,7 @@ def _need_a_card(module: ModuleType) -> None:
 
 
 def allocator(pool: Any) -> Callable[[int], Any]:
-    """The `malloc` of a CuPy memory pool, with an error that says how much was asked for, what is free and what to try."""
+    """The `malloc` of a CuPy memory pool, whose error reports the size requested, the memory free, and what to try."""
     module = sys.modules["cupy"]
 
     def malloc(size: int) -> Any:
@@ -166,17 +166,17 @@ def device_of(array: Array) -> device:
 
 
 def is_cupy(x: Any) -> bool:
-    """Is it a CuPy array? Without CuPy there is none."""
+    """Is it a CuPy array? Does not import CuPy."""
     return (module := sys.modules.get("cupy")) is not None and isinstance(x, module.ndarray)
 
 
 def array_module(*arrays: Array) -> ModuleType:
-    """The module, NumPy or CuPy, that computes on `arrays`; Python numbers and None have no say.
+    """The module, NumPy or CuPy, that computes on `arrays`; Python numbers and None are ignored.
 
     Raises RuntimeError, naming both devices, if they do not live on one.
     """
     if "cupy" not in sys.modules:
-        return np  # nobody has asked for a GPU yet
+        return np  # CuPy has not been imported, so there are no CuPy arrays
     found: ModuleType | None = None
     for array in arrays:
         if isinstance(array, NUMPY):
@@ -192,7 +192,7 @@ def array_module(*arrays: Array) -> ModuleType:
 
 
 def seen(array: Array) -> Array:
-    """Its numbers on the CPU, to be checked; none of them while a CUDA graph is captured: they are not there yet."""
+    """The values of `array` on the CPU, for checks. Empty while a CUDA graph is captured, as there are no values yet."""
     module = array_module(array)
     if module is np:
         return array
@@ -200,7 +200,7 @@ def seen(array: Array) -> Array:
 
 
 def to_device(array: Array, where: str | device) -> Array:
-    """`array` on device `where`: the same array if it is there already, else a copy."""
+    """`array` on device `where`: the same array if it is already there, else a copy."""
     here, there = device_of(array), device(where)
     if here == there:
         return array

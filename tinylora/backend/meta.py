@@ -1,8 +1,8 @@
-"""Arrays without numbers: the "meta" device, on which a 70-billion-parameter model costs no memory.
+"""The "meta" device: arrays with a shape and a dtype but no data, so that a model of any size takes no memory.
 
-A MetaArray is a NumPy array whose strides are all zero, so that any shape needs one element. Views come for
-free. Element-wise functions, reductions and matrix products return the shape and dtype they would have had;
-whatever else would need numbers raises.
+A MetaArray is a NumPy array whose strides are all zero, so that any shape needs the memory of one element. Views work
+as in NumPy. Element-wise functions, reductions and matrix products return a MetaArray of the result's shape and dtype;
+anything that needs values raises.
 """
 
 from __future__ import annotations

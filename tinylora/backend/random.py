@@ -1,4 +1,4 @@
-"""Random numbers: a generator for weights, and keys for dropout masks that are the same on every device."""
+"""Random numbers: a generator for weights, and dropout masks computed from keys, identical on every device."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _random = _Random(None)
 
 
 def manual_seed(seed: int) -> None:
-    """Fix every random number that follows. Weights are drawn on the CPU: one seed, one model, any device."""
+    """Seed all random numbers. Weights are drawn on the CPU, so that a seed gives the same model on every device."""
     global _random
     _random = _Random(int(seed) % 2**64)
 
@@ -46,22 +46,22 @@ def random(
     draw: Any = _random.weights.standard_normal if kind == "normal" else _random.weights.random
     wide = draw(shape, dtype=dtype if dtype in (float32, float64) else float32)
     if kind == "uniform" and (low, high) != (0.0, 1.0):
-        wide *= high - low  # in place: a head of GPT-2 is 154 MB
+        wide *= high - low  # in place: GPT-2's output layer alone is 154 MB
         wide += low
     return to_device(wide.astype(dtype, copy=False), there)
 
 
 def random_integers(low: int, high: int, shape: tuple[int, ...], where: str | device | None = None) -> Array:
-    """Integers drawn evenly from [low, high)."""
+    """Integers, uniform in [low, high)."""
     there = device(where) if where is not None else default_device()
     return to_device(_random.weights.integers(low, high, shape), there)
 
 
 def next_key() -> Any:
-    """A fresh 64-bit key for one dropout mask: from the seed, or from the source that `keys_from` put in its place."""
+    """A new 64-bit key for one dropout mask: from the seed, or inside a `keys_from` block from its source."""
     if not _sources:
         return int(_random.dropout.integers(2**63))
-    source = _sources.pop()  # a source that asks for a key itself gets one from the source around it
+    source = _sources.pop()  # a source that calls next_key() gets a key from the enclosing source
     try:
         return source()
     finally:
@@ -73,7 +73,7 @@ _sources: list[Callable[[], Any]] = []
 
 @contextlib.contextmanager
 def keys_from(source: Callable[[], Any]) -> Iterator[None]:
-    """Inside this block dropout's keys are what `source()` returns: keys noted before, or places on the GPU."""
+    """Inside this block dropout's keys are what `source()` returns: recorded keys, or arrays on the GPU."""
     _sources.append(source)
     try:
         yield
@@ -82,12 +82,12 @@ def keys_from(source: Callable[[], Any]) -> Iterator[None]:
 
 
 def random_bits(xp: ModuleType, shape: tuple[int, ...], key: Any) -> Array:
-    """64 random bits per element, a pure function of `key` and position, equal on every device."""
+    """64 random bits per element, a function of `key` and position alone, the same on every device."""
     return mix(xp.arange(math.prod(shape), dtype=np.uint64), key).reshape(shape)
 
 
 def mix(positions: Array, key: Any) -> Array:
-    """The random bits of `key` at the given uint64 positions, so that any part of a mask can be drawn by itself.
+    """The random bits of `key` at the given uint64 positions, so that any part of a mask can be computed separately.
 
     SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014):
     z = mix(key + (i + 1) · golden) for position i.

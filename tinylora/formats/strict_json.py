@@ -42,6 +42,11 @@ def read(path: Path) -> dict[str, Any]:
     return parse(content, str(path))
 
 
+def read_optional(path: Path) -> dict[str, Any]:
+    """The object in a file, or none where there is no file."""
+    return read(path) if path.is_file() else {}
+
+
 def text_of(found: dict[str, Any]) -> str:
     """How an object is written to a file."""
     return json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

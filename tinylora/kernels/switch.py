@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from tinylora.op import Op
+from tinylora.op import this_thread
 
 
 class no_kernels(contextlib.ContextDecorator):
@@ -20,11 +20,11 @@ class no_kernels(contextlib.ContextDecorator):
     """
 
     def __enter__(self) -> None:
-        self.outer = [*getattr(self, "outer", []), Op.use_tuned]
-        Op.use_tuned = False
+        self.outer = [*getattr(self, "outer", []), this_thread.tuned]
+        this_thread.tuned = False
 
     def __exit__(self, *error: object) -> None:
-        Op.use_tuned = self.outer.pop()
+        this_thread.tuned = self.outer.pop()
 
 
-Op.use_tuned = os.environ.get("TINYLORA_KERNELS", "1") != "0"
+type(this_thread).tuned = os.environ.get("TINYLORA_KERNELS", "1") != "0"  # in every thread

@@ -1,88 +1,107 @@
-"""Keys and values kept, so that a new token costs one position's work instead of the whole text's.
+"""Key-value cache: generating a token computes one position instead of the whole text.
 
-What a block does at one position depends on the positions before it through their keys and values alone, and those never
-change. So they are kept, and of a text that grows only the new positions are computed. Same numbers as `GPTModel.features`.
+A block's output at one position depends on earlier positions only through their keys and values, which never change. They
+are stored, and only new positions are computed.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from types import ModuleType
+from typing import Protocol
 
 from tinylora import ops
-from tinylora.backend import Array, array_module
-from tinylora.models.gpt import GPTModel, MultiHeadAttention
-from tinylora.tensor import Tensor, no_grad, record
-from tinylora.torch_api import functional as F
+from tinylora.backend import Array, array_module, next_key
+from tinylora.tensor import Tensor, record
+
+
+class LayerCache(Protocol):
+    """The cache that attention gets beside its input; it holds the keys and values of other positions."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, p: float = 0.0) -> Tensor:
+        """Attention of the queries, (B, H, T, D) -> (B, H, T, D), to the stored and the new keys and values
+        (B, Hkv, T, D); p is the dropout probability."""
 
 
 class Cache:
-    """Keys and values, (B, H, S, D) each, of every block of `model` at the first `length` positions of B texts.
+    """Keys and values, (B, Hkv, S, D) each, of every block at the first `length` positions of B texts.
 
-    There is room for `size` positions from the start, by default the context: a token is written, and nothing is moved.
-    `padding` says how many tokens in front of each text are no text: none of the text sees them, and its positions count
-    from behind them.
+    Made by `model.new_cache`. Memory for S = `size` positions is allocated at the start, so adding a token moves nothing.
+    `padding` is the number of padding tokens in front of each text: they are masked out, and positions count from the first
+    token after them. Evaluation only: nothing is recorded for backward. `cache[i]` is passed to block i.
 
-    >>> from tinylora import tensor
-    >>> from tinylora.models.folders import load_model
-    >>> model = load_model("nano")
-    >>> cache = Cache(model)
-    >>> features(model, tensor([[72, 101, 108]]), cache).shape, features(model, tensor([[108]]), cache).shape, cache.length
-    ((1, 3, 256), (1, 1, 256), 4)
+    >>> import tinylora
+    >>> model = tinylora.load_model("nano")
+    >>> cache = model.new_cache()
+    >>> with tinylora.no_grad():
+    ...     shapes = [model.features(tinylora.tensor(ids), cache).shape for ids in ([[72, 101, 108]], [[108]])]
+    >>> shapes, cache.length
+    ([(1, 3, 256), (1, 1, 256)], 4)
     """
 
-    def __init__(self, model: GPTModel, padding: Sequence[int] = (0,), size: int | None = None) -> None:
-        cfg, weight = model.cfg, model.tok_emb.weight.data
-        self.size, self.length = size or cfg["context_length"], 0
+    def __init__(self, blocks: int, shape: tuple[int, int, int, int], like: Array, padding: Sequence[int]) -> None:
+        self.size, self.length = shape[2], 0
         self.padding = padding if any(padding) else None
-        shape = (len(padding), cfg["n_heads"], self.size, cfg["emb_dim"] // cfg["n_heads"])
-        xp = array_module(weight)
-        self.blocks = [tuple(xp.empty(shape, weight.dtype) for _ in "kv") for _ in model.trf_blocks]
+        xp = array_module(like)
+        self.layers = [_Layer(self, xp.empty(shape, like.dtype), xp.empty(shape, like.dtype)) for _ in range(blocks)]
+
+    def __getitem__(self, i: int) -> LayerCache:
+        return self.layers[i]
+
+    def positions(self, T: int) -> Tensor:
+        """Positions of the next T tokens in their texts: (T,), or (B, T) with padding. Raises ValueError if the cache
+        is full."""
+        if self.length + T > self.size:
+            raise ValueError(f"{self.length + T} tokens do not fit a cache of {self.size}")
+        xp = array_module(self.layers[0].keys)
+        columns = xp.arange(self.length, self.length + T)
+        if self.padding is None:
+            return Tensor(columns)
+        return Tensor(xp.maximum(columns - xp.asarray(self.padding)[:, None], 0))
 
 
-@no_grad()
-def features(model: GPTModel, ids: Tensor, cache: Cache) -> Tensor:
-    """What the head sees at the next T positions, (B, T, C), for their token ids (B, T). The cache grows by T.
+class _Layer:
+    """One block's keys and values. The last block advances `length`."""
 
-    For a model in evaluation mode: there is no dropout in it, and nothing is recorded for backward. Raises ValueError if
-    the positions do not fit the cache, RuntimeError in training mode.
-    """
-    start, stop = cache.length, cache.length + ids.shape[-1]
-    if stop > cache.size:
-        raise ValueError(f"{stop} tokens do not fit a cache of {cache.size}")
-    if model.training:
-        raise RuntimeError("keys and values are kept for evaluation alone: call model.eval()")
-    positions, hidden = _places(cache, array_module(ids.data), start, stop)
-    x = model.tok_emb(ids) + model.pos_emb(Tensor(positions))
-    for block, kept in zip(model.trf_blocks, cache.blocks, strict=True):
-        x = x + _attend(block.att, block.norm1(x), kept, start, stop, hidden)
-        x = x + block.ff(block.norm2(x))
-    cache.length = stop
-    return model.final_norm(x)
+    def __init__(self, cache: Cache, keys: Array, values: Array) -> None:
+        self.cache, self.keys, self.values = cache, keys, values
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, p: float = 0.0) -> Tensor:
+        cache, T = self.cache, q.shape[2]
+        start, stop = cache.length, cache.length + T
+        if p or q.requires_grad or k.requires_grad or v.requires_grad:
+            raise RuntimeError(
+                "keys and values are kept for evaluation alone: call model.eval(), and run it under no_grad()"
+            )
+        if k.shape[1::2] != self.keys.shape[1::2]:
+            raise ValueError(f"the cache has {self._heads(self.keys)}, and the block {self._heads(k)}: define kv_heads")
+        self.keys[:, :, start:stop], self.values[:, :, start:stop] = k.data, v.data
+        k, v = Tensor(self.keys[:, :, :stop]), Tensor(self.values[:, :, :stop])
+        y = record(ops.attention, q, k, v, causal=True, mask=self._visible(start, stop))
+        if cache.layers[-1] is self:
+            cache.length = stop
+        return y
+
+    @staticmethod
+    def _heads(keys: Array | Tensor) -> str:
+        return f"{keys.shape[1]} key heads of {keys.shape[3]}"
+
+    def _visible(self, start: int, stop: int) -> Array | None:
+        """Attention mask (B, 1, T, S), True for text; None without padding. A padding token sees itself: no row is empty."""
+        if self.cache.padding is None:
+            return None
+        xp = array_module(self.keys)
+        seen, columns = xp.arange(stop), xp.arange(start, stop)[:, None]
+        text = seen >= xp.asarray(self.cache.padding)[:, None]  # (B, S)
+        return (text[:, None] | (seen == columns))[:, None]
 
 
-def _places(cache: Cache, xp: ModuleType, start: int, stop: int) -> tuple[Array, Tensor | None]:
-    """Where in its text each new token stands, (1, T) or (B, T), and what is hidden from it, (B, 1, T, S) or nothing."""
-    columns, seen = xp.arange(start, stop), xp.arange(stop)
-    if cache.padding is None:
-        return columns[None], None
-    padding = xp.asarray(cache.padding)[:, None]
-    unseen = (seen > columns[:, None]) | (seen < padding)[:, None]  # (B, T, S)
-    unseen &= seen != columns[:, None]  # padding sees itself: a softmax over nothing would be NaN
-    return xp.maximum(columns - padding, 0), Tensor(unseen[:, None])
+class LastPosition:
+    """Keys and values of all positions, for one query per row at position `last` (B,). Records for backward."""
 
+    def __init__(self, last: Tensor, keys: Tensor, values: Tensor) -> None:
+        self.last, self.keys, self.values = last, keys, values
 
-def _attend(
-    att: MultiHeadAttention, x: Tensor, kept: tuple[Array, ...], start: int, stop: int, hidden: Tensor | None
-) -> Tensor:
-    """MultiHeadAttention of the tokens start to stop, (B, T, C) -> (B, T, C); their keys and values go into `kept`."""
-    for array, W in zip(kept, (att.W_key, att.W_value), strict=True):
-        array[:, :, start:stop] = att.heads(W(x)).data
-    q, k, v = att.heads(att.W_query(x)), *(Tensor(array[:, :, :stop]) for array in kept)  # (B, H, T, D), (B, H, S, D)
-    if hidden is None:
-        context = record(ops.attention, q, k, v, causal=True)
-    else:
-        scores = F.masked_fill(q @ k.mT * (1 / math.sqrt(q.shape[-1])), hidden, -math.inf)
-        context = F.softmax(scores, -1) @ v
-    return att.out_proj(context.transpose(1, 2).flatten(2))
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, p: float = 0.0) -> Tensor:
+        """k and v are ignored: `keys` and `values` already include position `last`."""
+        key = next_key() if p else 0
+        return record(ops.attention_at, q[:, :, 0], self.keys, self.values, self.last, p=float(p), key=key)[:, :, None]

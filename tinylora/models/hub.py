@@ -1,4 +1,4 @@
-"""Models by name, from the Hugging Face hub, into its cache. The one place that uses the network."""
+"""Downloads models from the Hugging Face hub into its cache. The only module that uses the network."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from pathlib import Path
 
 FILES = (
     "config.json", "*.safetensors", "model.safetensors.index.json", "tokenizer.json", "vocab.json", "merges.txt",
-    "added_tokens.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja",
 )  # fmt: skip
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
-def local(model: str) -> str:
-    """Where the model that a person named is: "nano" and folders stay as they are, a name of the hub becomes a folder.
+def local(model: str) -> Path:
+    """The folder of a model: a path as it is, or the cached download of a hub name.
 
-    What exists as a path, or looks like one (`./x`, `runs/x` beside a folder `runs`), is never asked for.
+    What exists as a path, or looks like one (`./x`, `runs/x` beside a folder `runs`), is never looked up on the hub.
     """
     beside = "/" in model and Path(model).parent.exists()
-    if model == "nano" or Path(model).exists() or beside or not NAME.fullmatch(model):
-        return model
-    return str(fetch(model))
+    if Path(model).exists() or beside or not NAME.fullmatch(model):
+        return Path(model)
+    return fetch(model)
 
 
 def fetch(name: str) -> Path:
@@ -35,7 +35,7 @@ def fetch(name: str) -> Path:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(FILES)))
     except huggingface_hub.errors.LocalEntryNotFoundError as error:
         reason = f"the Hugging Face hub cannot be reached: is there a network? ({_first_line(error)})"
-    except Exception as error:  # of half a dozen libraries
+    except Exception as error:  # the exceptions come from several libraries
         reason = f"the Hugging Face hub does not give it ({_first_line(error)})"
     raise OSError(f"{name}: no such folder, and {reason}")
 

@@ -1,4 +1,4 @@
-"""How many parameters a model has, where they are, and which of them move."""
+"""Counts a model's parameters, by part (base, LoRA, head) and by whether they are trained."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HEADS = ("out_head", "head", "score", "classifier", "lm_head")
 
 @dataclass
 class Group:
-    """Numbers of parameters in one part of a model, and their bytes."""
+    """The number of parameters in one part of a model, and their size in bytes."""
 
     trainable: int = 0
     frozen: int = 0
@@ -31,7 +31,7 @@ class Group:
 
 @dataclass
 class ParameterCount:
-    """The counts of a model's base, LoRA and head. `str()` of it is a table."""
+    """The counts of a model's base, LoRA and head. `str()` prints them as a table."""
 
     base: Group = field(default_factory=Group)
     lora: Group = field(default_factory=Group)

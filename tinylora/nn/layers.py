@@ -1,4 +1,4 @@
-"""The layers of PyTorch that a GPT is made of, with PyTorch's arguments, initial values and printed form."""
+"""Linear, Embedding, LayerNorm, Dropout and the other basic layers, with PyTorch's arguments, initial values and repr."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class RMSNorm(Module):
 
 
 class Dropout(Module):
-    """In training, zero each element with probability p and scale the others by 1 / (1 - p); in evaluation, nothing."""
+    """Zero each element with probability p and scale the rest by 1 / (1 - p). In evaluation mode, return the input."""
 
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ class Softmax(Module):
 
 
 class Identity(Module):
-    """x."""
+    """Returns its input."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ class Identity(Module):
 
 
 class _List(Module):
-    """Children named "0", "1", ..: what Sequential and ModuleList share."""
+    """The common base of Sequential and ModuleList: children named "0", "1", .."""
 
     def __init__(self, modules: Iterable[Module]) -> None:
         super().__init__()
@@ -232,7 +232,7 @@ class Sequential(_List):
 
 
 class ModuleList(_List):
-    """A list of modules, registered; call them yourself."""
+    """A list of registered modules. It has no forward: index it or iterate over it."""
 
     def __init__(self, modules: Iterable[Module] = ()) -> None:
         super().__init__(modules)

@@ -1,12 +1,12 @@
 """Module: a tree of named parameters. (Reading path 4 of 6; next: models/gpt.py.)
 
-Assigning a Parameter or a Module to an attribute is all it takes to register it. A parameter's name is the path to it,
-`trf_blocks.3.att.W_query.weight`, and the same path stands in front of every error raised on the way.
+Assigning a Parameter or a Module to an attribute registers it. A parameter's name is the path to it,
+`trf_blocks.3.att.W_query.weight`, and errors raised in a forward pass start with the path of the module.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from tinylora.tensor import Tensor
 
 
 class Parameter(Tensor):
-    """A Tensor that a Module lists among its parameters. Requires grad unless told otherwise."""
+    """A Tensor that a Module lists among its parameters. Requires grad by default."""
 
     __slots__ = ()
 
@@ -26,7 +26,7 @@ class Parameter(Tensor):
 
 
 class Module:
-    """Something with parameters and a `forward`. Subclass it, and call `super().__init__()` first.
+    """The base class of everything with parameters and a `forward`. Subclass it, and call `super().__init__()` first.
 
     >>> from tinylora import nn
     >>> class Two(nn.Module):
@@ -42,7 +42,7 @@ class Module:
     training: bool
 
     def __init__(self) -> None:
-        # straight into __dict__, since __setattr__ looks into these
+        # written to __dict__ directly, since __setattr__ reads these
         self.__dict__.update(_parameters={}, _buffers={}, _modules={}, _transient=set(), training=True)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -54,6 +54,11 @@ class Module:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
+
+    @classmethod
+    def forward_many(cls, layers: Sequence[Any], x: Tensor) -> list[Tensor]:
+        """What several layers of exactly this class make of one x. A class whose layers can share work overrides it."""
+        return [layer(x) for layer in layers]
 
     # ------------------------------------------------------------------------------ attributes
     def __setattr__(self, name: str, value: Any) -> None:
@@ -68,9 +73,9 @@ class Module:
         for other in (self._parameters, self._buffers, self._modules, self.__dict__):
             if other is not store:
                 other.pop(name, None)
-        store[name] = value  # a name assigned again keeps its place
+        store[name] = value  # a name assigned again keeps its position
 
-    def __getattr__(self, name: str) -> Any:  # called for what is not in __dict__
+    def __getattr__(self, name: str) -> Any:  # called for names that are not in __dict__
         for store in ("_parameters", "_buffers", "_modules"):
             if name in self.__dict__.get(store, ()):
                 return self.__dict__[store][name]
@@ -84,11 +89,11 @@ class Module:
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def register_parameter(self, name: str, parameter: Parameter | None) -> None:
-        """Like assigning it; None keeps the name for later."""
+        """Register a parameter. None reserves the name, which then reads as None."""
         self._parameters[name] = parameter
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        """A tensor that moves with the module and is no parameter. Not in the state_dict unless `persistent`."""
+        """Register a tensor that is not a parameter but moves with the module; in the state_dict only if `persistent`."""
         self._buffers[name] = tensor
         if not persistent:
             self._transient.add(name)
@@ -111,7 +116,7 @@ class Module:
                     yield (f"{path}.{name}" if path else name), tensor, module
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
-        """Every parameter with its path; one that stands in two places (tied) comes once."""
+        """Every parameter with its path; one that is used in two places (tied) is listed once."""
         seen: set[int] = set()
         for path, parameter, _ in self.named_tensors("_parameters", prefix):
             if id(parameter) not in seen:
@@ -197,11 +202,11 @@ class Module:
         return load_state_dict(self, state, strict)
 
     def summary(self) -> ParameterCount:
-        """Parameters by base / LoRA / head and trainable / frozen, each tensor once; prints as a table."""
+        """Count parameters by base / LoRA / head and trainable / frozen, tied ones once; prints as a table."""
         return count_parameters(self)
 
     def extra_repr(self) -> str:
-        """What stands between the parentheses of a module without children."""
+        """The arguments that the repr of the module shows, for modules without children."""
         return ""
 
     def __repr__(self) -> str:
@@ -210,3 +215,15 @@ class Module:
             return f"{type(self).__name__}({self.extra_repr()})"
         inside = [line for line in [self.extra_repr(), *children] if line]
         return f"{type(self).__name__}(\n  " + "\n  ".join(inside) + "\n)"
+
+
+def fan_out(x: Tensor, *layers: Module) -> list[Tensor]:
+    """[layer(x) for layer in layers]. Layers of one class may share the work: see `Module.forward_many`.
+
+    >>> from tinylora import nn, randn
+    >>> [y.shape for y in fan_out(randn(2, 4), nn.Linear(4, 3), nn.Linear(4, 5))]
+    [(2, 3), (2, 5)]
+    """
+    kind = type(layers[0])
+    alike = all(type(layer) is kind and "forward" not in vars(layer) for layer in layers)
+    return (kind if alike else Module).forward_many(layers, x)

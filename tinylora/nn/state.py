@@ -1,4 +1,4 @@
-"""A module's numbers, in and out: state_dict, load_state_dict, `to`, and where in the tree an error happened."""
+"""state_dict, load_state_dict and `to` of modules, and the module path in front of error messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def state_dict(module: Module) -> dict[str, Tensor]:
     """Every parameter and persistent buffer by path; the tensors share memory with the module."""
     for path, m in module.named_modules():
-        if getattr(m, "unmerged", None):
+        if getattr(m, "merged", False) is True:
             way_out = "unmerge() to have it apart, or merge_and_unload to have plain weights"
             raise RuntimeError(
                 f"{path or 'this layer'} is merged, and its state would hold the change twice: call {way_out}"
@@ -66,7 +66,7 @@ def move(module: Module, where: tuple[Any, ...], dtype: Any, device: Any) -> Non
 
 
 def locate(error: Exception, module: Module) -> None:
-    """Put the path of the module that failed in front of the message, one name at each level on the way up."""
+    """Prefix the message of an error with the path of the module that raised it; each level adds its name."""
     inner, path, message = getattr(error, "at", (None, "", error.args[0] if error.args else ""))
     if inner is not None and isinstance(message, str):
         name = next((name for name, child in module.named_modules() if child is inner), "")

@@ -5,10 +5,11 @@ from tinylora.ops.elementwise import abs, add, cast, clamp, cos, div, erf, exp, 
 from tinylora.ops.elementwise import pow, relu, rsqrt, sigmoid, silu, sin, sqrt, sub, tanh, where
 from tinylora.ops.last import attention_at, rows_at
 from tinylora.ops.linalg import einsum, matmul
+from tinylora.ops.lora import lora_linears
 from tinylora.ops.nn import attention, cross_entropy, dropout, embedding, gelu, layer_norm, linear, log_softmax
 from tinylora.ops.nn import linear_cross_entropy, lora_linear, rms_norm, softmax, swiglu
+from tinylora.ops.optim import adam, clip_norm
 from tinylora.ops.quantized import quantized_linear
 from tinylora.ops.reduce import amax, amin, cumsum, mean, prod, std, sum, var
 from tinylora.ops.rotary import rope
 from tinylora.ops.shape import cat, expand, gather, getitem, permute, reshape, scatter_add, setitem, tril, triu
-from tinylora.ops.side_by_side import lora_linears

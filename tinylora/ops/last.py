@@ -1,4 +1,4 @@
-"""What one position of each row asks of the others: see models/last.py."""
+"""One position of each row: picked, and attending to the others. A classifier's last block needs no more."""
 
 from __future__ import annotations
 
@@ -22,34 +22,29 @@ def rows_at(xp, x, last):
 
 
 @op
-def attention_at(xp, q, k, v, last, heads, p=0.0, key=0):
-    """Attention with one query a row, which sees the keys 0 .. last[b]: q (B, C), k and v (B, T, C), last (B,) -> (B, C).
+def attention_at(xp, q, k, v, last, p=0.0, key=0):
+    """Attention with one query a row, which sees the keys 0 .. last[b]: q (B, H, D), k and v (B, Hkv, T, D), last (B,).
 
-    For each head y = (P ∘ M) v with P = softmax(q kᵀ / √D), and gradients, as in `attention`.
+    y (B, H, D) = (P ∘ M) v with P = softmax(q kᵀ / √D); Hkv divides H, and each G = H / Hkv query heads in a row share one
+    head of keys and values. Gradients as in `attention`, those of k and v summed over the G.
     """
-    B, T, C = k.shape
-    scale = 1 / math.sqrt(C // heads or 1)
-
-    def split(x):
-        return x.reshape(B, x.shape[1], heads, C // heads).swapaxes(1, 2)  # (B, 1 or T, C) -> (B, H, 1 or T, D)
-
-    def join(x):
-        return x.swapaxes(1, 2).reshape(B, x.shape[2], C)
-
-    q, k, v = split(q[:, None]), split(k), split(v)
+    (B, Hkv, T, D), scale = k.shape, 1 / math.sqrt(k.shape[-1] or 1)
+    shape = q.shape
+    q = q.reshape(B, Hkv, shape[1] // (Hkv or 1), D)  # (B, H, D) -> (B, Hkv, G, D)
     later = xp.arange(T) > last[:, None, None, None]  # (B, 1, 1, T)
-    scores = xp.where(later, -math.inf, scale * (q @ k.swapaxes(-1, -2)))  # (B, H, 1, T)
+    scores = xp.where(later, -math.inf, scale * (q @ k.swapaxes(-1, -2)))  # (B, Hkv, G, T)
     P, (through_softmax,) = softmax.definition(xp, scores, axis=-1)
     M = dropout_mask(xp, P.shape, p, key, P.dtype) if p else 1.0
-    d_scores = once(lambda g: scale * through_softmax((split(g[:, None]) @ v.swapaxes(-1, -2)) * M))
+    grouped = once(lambda g: g.reshape(q.shape))
+    d_scores = once(lambda g: scale * through_softmax((grouped(g) @ v.swapaxes(-1, -2)) * M))
 
     def d_q(g):
-        return join(d_scores(g) @ k)[:, 0]
+        return (d_scores(g) @ k).reshape(shape)
 
     def d_k(g):
-        return join(d_scores(g).swapaxes(-1, -2) @ q)
+        return d_scores(g).swapaxes(-1, -2) @ q
 
     def d_v(g):
-        return join((P * M).swapaxes(-1, -2) @ split(g[:, None]))
+        return (P * M).swapaxes(-1, -2) @ grouped(g)
 
-    return join((P * M) @ v)[:, 0], (d_q, d_k, d_v, None)
+    return ((P * M) @ v).reshape(shape), (d_q, d_k, d_v, None)

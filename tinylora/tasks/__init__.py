@@ -1,0 +1,1 @@
+"""Labelled messages as training data, and metrics of a classifier."""

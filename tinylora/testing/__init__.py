@@ -1,6 +1,6 @@
-"""Is a gradient right? `gradcheck` compares what backward() says with finite differences.
+"""`gradcheck` compares the gradients of backward() with finite differences.
 
-Hypothesis strategies that draw shapes, arrays and LoRA sizes to check with: `tinylora.testing.strategies`.
+`tinylora.testing.strategies` has Hypothesis strategies for shapes, arrays and sizes of LoRA layers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tinylora.nn import Module
 from tinylora.op import Op
 from tinylora.tensor import Tensor, no_grad, record
 
-KINK = 1e-3  # left and right slopes further apart than this, relative to their size, and not closing in
+KINK = 1e-3  # a kink: the relative gap of left and right slope exceeds this and does not shrink with the step
 
 
 class KinkError(AssertionError):
@@ -23,7 +23,7 @@ class KinkError(AssertionError):
 
 
 class Leaf(NamedTuple):
-    """Something to differentiate with respect to, and what messages call it."""
+    """An input to differentiate with respect to, and its name in messages."""
 
     name: str
     tensor: Tensor
@@ -138,7 +138,7 @@ def _backward(problem: Problem, outputs: list[Tensor], gradients: list[np.ndarra
 
 
 def _direction_agrees(problem: Problem, step: float, tolerance: float) -> bool:
-    """Is the slope along one random direction Σ gradient · direction?"""
+    """Check that the slope along one random direction is Σ gradient · direction."""
     rng = np.random.default_rng(0)
     outputs = problem.outputs()
     weights = [rng.standard_normal(y.shape) for y in outputs]
@@ -184,7 +184,7 @@ def _judge(
     problem: Problem, i: int, index: tuple[int, ...], o: int, at: tuple[int, ...], analytic: float, step: float,
     tolerance: float,
 ) -> None:  # fmt: skip
-    """A difference at one element: a step too long, a kink, or a wrong gradient?"""
+    """Recheck one element with smaller steps. Raises KinkError at a kink, AssertionError for a wrong gradient."""
     name, x = problem.leaves[i]
     gaps, numeric = [], float("nan")
     for h in (step, step / 10):
@@ -194,7 +194,7 @@ def _judge(
             return
         gaps.append(abs(right - left) / (1 + abs(left) + abs(right)))
     place = f"{name} at index {index}, where it is {float(_host(x)[index]):.6g}"
-    if gaps[1] > KINK and gaps[1] > gaps[0] / 2:  # of a smooth function the gap shrinks with the step
+    if gaps[1] > KINK and gaps[1] > gaps[0] / 2:  # for a smooth function the gap shrinks with the step
         slopes = f"slope {left:.6g} to the left and {right:.6g} to the right"
         raise KinkError(f"{problem.name}: a kink in {place}: {slopes}; check elsewhere")
     found = f"backward gives {analytic:.10g}, finite differences {numeric:.10g}"

@@ -21,10 +21,9 @@ import numpy as np
 
 from tinylora.backend import Array, array_module
 from tinylora.backend.meta import MetaArray
-from tinylora.op import Op
-from tinylora.tensor import Node, Tensor, Vjp, watchers
+from tinylora.op import Op, this_thread
+from tinylora.tensor import Vjp
 
-Edges = tuple[tuple[Node, Vjp], ...]
 Memories = weakref.WeakValueDictionary[int, Any]  # by id, for as long as it lives
 
 
@@ -34,10 +33,9 @@ class Count:
     def __init__(self) -> None:
         self.calls, self.seconds, self.flops = 0, 0.0, 0
 
-    def add(self, seconds: float, flops: int) -> None:
+    def add(self, seconds: float) -> None:
         self.calls += 1
         self.seconds += seconds
-        self.flops += flops
 
 
 class OpCount(Count):
@@ -52,55 +50,85 @@ class OpCount(Count):
 class Profile:
     """What `profile()` saw. `ops` has a count per op name, and `str()` is a table.
 
-    FLOPs are those of the op's formula, whichever version ran: products of matrices where it has some, else one per
-    element. A product that several vjps share counts with one of them. `kept` is the memory that ops inside the block
-    computed and that a recorded vjp holds: each array once, views as the array they look into, and nothing that the ops
-    were given, such as parameters and data.
+    Seconds are of the op or vjp alone, without those of another that it calls. FLOPs are those of the op's formula,
+    whichever version ran: products of matrices where it has some, else one per element. A product that several vjps share
+    counts with one of them. `kept` is the memory that ops inside the block computed and that a recorded vjp holds: each
+    array once, views as the array they look into, and nothing that the ops were given, such as parameters and data. It is
+    what was held when the next op ran: an output that nobody took keeps nothing.
     """
 
     def __init__(self) -> None:
-        self.ops: defaultdict[str, OpCount] = defaultdict(OpCount)
         self.seconds = 0.0  # of the whole block: what the ops do not account for is the engine and your own code
+        self._ops: defaultdict[str, OpCount] = defaultdict(OpCount)
         self._given: Memories = weakref.WeakValueDictionary()
         self._computed: Memories = weakref.WeakValueDictionary()
         self._counted: Memories = weakref.WeakValueDictionary()
+        self._fresh: list[tuple[OpCount, list[weakref.ref[_Counted]]]] = []  # recorded or not: not known yet
+        self._running = 0  # ops and vjps, one inside the other
+        self._inside = 0.0  # seconds of all that has run to its end
+
+    @property
+    def ops(self) -> defaultdict[str, OpCount]:
+        self._settle()
+        return self._ops
 
     @property
     def kept(self) -> int:
         """Bytes kept for backward by all ops together."""
         return sum(count.kept for count in self.ops.values())
 
-    def watch(
-        self, op: Op, inputs: tuple[Any, ...], options: dict[str, Any], out: Array, edges: Edges, started: float
-    ) -> Edges:
-        """Count one op that was recorded, and return its edges with vjps that count themselves."""
-        seconds = _clock(out) - started
+    def run(self, run: Callable[..., Any], op: Op, /, *inputs: Any, **options: Any) -> Any:
+        """Count an op, and hand out vjps that count themselves."""
         count = self.ops[op.name]
+        with self._timing(count) as timing:
+            out, vjps = run(op, *inputs, **options)
+            timing.waits_for = out
+        outputs = out if isinstance(out, tuple) else (out,)
         shapes = [x.shape if hasattr(x, "shape") else () for x in inputs]
-        count.add(seconds, flops(op.name, "", shapes, out.shape, options))
-        count.kept += self._kept_by(inputs, out, edges)
-        names = _names(inputs, edges)
-        return tuple(
-            (node, _counting(vjp, count.vjps[name], flops(op.name, name, shapes, out.shape, options)))
-            for (node, vjp), name in zip(edges, names, strict=True)
-        )
+        size = [x.shape for x in outputs] if isinstance(out, tuple) else out.shape
+        count.flops += flops(op.name, "", shapes, size, options)
+        self._note(inputs, outputs if any(vjps) else ())
+        counted = [None if vjp is None else _Counted(self, count, vjp, i) for i, vjp in enumerate(vjps)]
+        for c in filter(None, counted):
+            c.flops = flops(op.name, c.__name__, shapes, size, options)
+        self._fresh.append((count, [weakref.ref(c) for c in counted if c is not None]))
+        return out, tuple(counted)
 
-    def _kept_by(self, inputs: tuple[Any, ...], out: Array, edges: Edges) -> int:
-        for x in inputs:
-            array = x.data if isinstance(x, Tensor) else x
-            if _is_array(array):
-                memory = _memory(array)
-                parameter = isinstance(x, Tensor) and x.requires_grad and x.is_leaf
-                if parameter or id(memory) not in self._computed:
-                    self._given[id(memory)] = memory
-        if _is_array(out) and id(_memory(out)) not in self._given:
-            self._computed[id(_memory(out))] = _memory(out)
-        size = 0
-        for memory in map(_memory, _arrays([vjp for _, vjp in edges])):
-            if id(memory) not in self._given and id(memory) not in self._counted:
-                self._counted[id(memory)] = memory
-                size += memory.nbytes
-        return size
+    def _note(self, inputs: tuple[Any, ...], outputs: tuple[Any, ...]) -> None:
+        """Which memory was given to the ops, and which have they computed?"""
+        for memory in map(_memory, filter(_is_array, inputs)):
+            if id(memory) not in self._computed:
+                self._given[id(memory)] = memory
+        for memory in map(_memory, filter(_is_array, outputs)):
+            if id(memory) not in self._given:
+                self._computed[id(memory)] = memory
+
+    def _settle(self) -> None:
+        """A vjp that is still there was recorded: count what it keeps. (The others had no edge to stand on.)"""
+        if self._running or not self._fresh:
+            return
+        for count, references in self._fresh:
+            recorded = [vjp for reference in references if (vjp := reference()) is not None]
+            for vjp in recorded:
+                count.vjps[vjp.__name__]  # 0 calls so far
+            for memory in map(_memory, _arrays(recorded)):
+                if id(memory) not in self._given and id(memory) not in self._counted:
+                    self._counted[id(memory)] = memory
+                    count.kept += memory.nbytes
+        self._fresh.clear()
+
+    @contextlib.contextmanager
+    def _timing(self, count: Count) -> Iterator[_Timing]:
+        """Add a call and its seconds, without those of what is timed inside of it."""
+        self._running += 1
+        timing, before, started = _Timing(), self._inside, perf_counter()
+        try:
+            yield timing
+            seconds = _clock(timing.waits_for) - started
+            count.add(seconds - (self._inside - before))
+            self._inside = before + seconds
+        finally:
+            self._running -= 1
 
     def __str__(self) -> str:
         rows = [("op", "calls", "ms", "MFLOP", "kept kB")]
@@ -120,7 +148,7 @@ class Profile:
 
 @contextlib.contextmanager
 def profile() -> Iterator[Profile]:
-    """Count every op recorded in this block, and its vjps whenever they run.
+    """Count every op that this thread runs in this block, and its vjps whenever they run.
 
     >>> import tinylora
     >>> w = tinylora.ones(3, 3, requires_grad=True)
@@ -131,39 +159,47 @@ def profile() -> Iterator[Profile]:
     """
     p = Profile()
     started = perf_counter()
-    watchers.append(p.watch)
+    outer = this_thread.run
+    this_thread.run = functools.partial(p.run, outer)  # of this thread alone
     try:
         yield p
     finally:
-        watchers.remove(p.watch)
+        this_thread.run = outer
         p.seconds = perf_counter() - started
+        p._settle()
 
 
 # ------------------------------------------------------------------------------------------- counting
-def _counting(vjp: Vjp, count: Count, work: int) -> Vjp:
-    """`vjp`, counted, and marked as it is. Beside the vjp it holds two numbers, so nothing lives longer for it."""
+class _Counted:
+    """A vjp that counts itself, and is named as it is; a lambda by the number of its input, "d_0", "d_1", ..
 
-    def counted(g: Array, *so_far: Array) -> Array:
-        started = perf_counter()
-        d = vjp(g, *so_far)
-        count.add(_clock(d) - started, work)
+    It holds no array beside those of the vjp, so nothing lives longer for it.
+    """
+
+    def __init__(self, profile: Profile, count: OpCount, vjp: Vjp, i: int) -> None:
+        functools.update_wrapper(self, vjp, assigned=())  # with the marks that it bears
+        self.profile, self.count, self.vjp, self.flops = profile, count, vjp, 0
+        name = getattr(vjp, "__name__", "<lambda>")
+        self.__name__ = f"d_{i}" if name == "<lambda>" else name
+
+    def __call__(self, *gradients: Any) -> Array:
+        self.profile._settle()
+        count = self.count.vjps[self.__name__]
+        with self.profile._timing(count) as timing:
+            timing.waits_for = d = self.vjp(*gradients)
+        count.flops += self.flops
         return d
 
-    return functools.update_wrapper(counted, vjp, assigned=("__name__",))
+
+class _Timing:
+    """What has to be there before the clock is read."""
+
+    waits_for: Any = None
 
 
-def _names(inputs: tuple[Any, ...], edges: Edges) -> Iterator[str]:
-    """What each edge's vjp is called; a lambda gets the number of its input, "d_0", "d_1", .."""
-    numbered = enumerate(inputs)
-    for node, vjp in edges:
-        i = next(i for i, x in numbered if isinstance(x, Tensor) and x.node is node)
-        name = getattr(vjp, "__name__", "<lambda>")
-        yield f"d_{i}" if name == "<lambda>" else name
-
-
-def _clock(array: Array) -> float:
-    """The time at which `array` is ready: a GPU is waited for."""
-    if (xp := array_module(array)).__name__ == "cupy":
+def _clock(out: Any) -> float:
+    """The time at which an array, or a tuple of them, is ready: a GPU is waited for."""
+    if (xp := array_module(*(out if isinstance(out, tuple) else (out,)))).__name__ == "cupy":
         xp.cuda.get_current_stream().synchronize()
     return perf_counter()
 
@@ -202,6 +238,8 @@ def _arrays(found: Iterable[Any]) -> Iterator[Array]:
             for cell in x.__closure__ or ():
                 with contextlib.suppress(ValueError):  # a name that was never set
                     todo.append(cell.cell_contents)
+        elif isinstance(x, _Counted):
+            todo.append(x.vjp)
         elif isinstance(x, list | tuple):
             todo += x
         elif _is_array(x):
@@ -209,10 +247,15 @@ def _arrays(found: Iterable[Any]) -> Iterator[Array]:
 
 
 # ---------------------------------------------------------------------------------------------- FLOPs
-def flops(op: str, vjp: str, shapes: list[tuple[int, ...]], out: tuple[int, ...], options: dict[str, Any]) -> int:
-    """Multiplications and additions of one call of op `op`, or of its vjp by name; other ops count their elements."""
+def flops(op: str, vjp: str, shapes: list[tuple[int, ...]], out: Any, options: dict[str, Any]) -> int:
+    """Multiplications and additions of one call of op `op`, or of its vjp by name; other ops count their elements.
+
+    `out` is the shape of the output, or a list of shapes if there are several.
+    """
     formula = FORMULAS.get(op)
-    return formula(vjp, shapes, out, options) if formula else max(map(math.prod, [out, *shapes]))
+    if formula:
+        return formula(vjp, shapes, out, options)
+    return max(map(math.prod, [*(out if isinstance(out, list) else [out]), *shapes]))
 
 
 def _matmul(vjp: str, shapes: Any, out: Any, options: Any) -> int:
@@ -237,9 +280,9 @@ def _lora_linear(vjp: str, shapes: Any, out: Any, options: Any) -> int:
 
 
 def _lora_linears(vjp: str, shapes: Any, out: Any, options: Any) -> int:
-    """Forward and d_x are of all layers, the others of one."""
-    layers = out[-2] if vjp in ("", "d_x") else 1
-    return layers * _lora_linear(vjp, [shapes[0], *shapes[2:]], (*out[:-2], out[-1]), options)
+    """Forward and d_x are of all layers, the others of one; where layers differ, of one as it is on average."""
+    each = [_lora_linear(vjp, [shapes[0], *shapes[4 * i + 2 : 4 * i + 6]], y, options) for i, y in enumerate(out)]
+    return sum(each) if vjp in ("", "d_x") else sum(each) // len(each)
 
 
 def _attention(vjp: str, shapes: Any, out: Any, options: Any) -> int:
@@ -257,7 +300,7 @@ def _linear_cross_entropy(vjp: str, shapes: Any, out: Any, options: Any) -> int:
 
 def _attention_at(vjp: str, shapes: Any, out: Any, options: Any) -> int:
     """As attention with one query a row, which may see all keys."""
-    return 2 * math.prod(shapes[1]) * {"": 2, "d_q": 2, "d_k": 1, "d_v": 1}[vjp]
+    return 2 * math.prod(shapes[0]) * shapes[1][-2] * {"": 2, "d_q": 2, "d_k": 1, "d_v": 1}[vjp]
 
 
 FORMULAS: dict[str, Callable[..., int]] = {

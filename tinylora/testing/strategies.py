@@ -41,7 +41,7 @@ def broadcastable(count: int = 2, max_dims: int = 3, min_side: int = 0, max_side
 
 
 def uniform(low: float, high: float) -> Elements:
-    """Elements for `arrays`, drawn evenly from [low, high)."""
+    """Elements for `arrays`, uniform in [low, high)."""
     return lambda rng, shape: rng.uniform(low, high, shape)
 
 
@@ -87,7 +87,7 @@ def array_tuples(draw: st.DrawFn, count: int = 2, elements: Elements = within_tw
 
 
 def separated(rng: np.random.Generator, shape: Shape) -> np.ndarray:
-    """Elements for `arrays` that are all at least 0.1 apart: for functions with kinks where elements are equal."""
+    """Elements for `arrays`, all at least 0.1 apart: for functions with a kink where elements are equal, such as max."""
     n = math.prod(shape)
     return (rng.permutation(n) * 0.2 - 0.1 * n + rng.uniform(0, 0.1)).reshape(shape)
 
@@ -103,7 +103,7 @@ class LoRASize(NamedTuple):
 
 @st.composite
 def lora_sizes(draw: st.DrawFn, max_side: int = 8) -> LoRASize:
-    """Sizes that hide no mistake: never square, alpha never the rank nor 1, rank at most the smaller side."""
+    """Sizes at which swapped arguments show: never square, alpha neither the rank nor 1, rank at most the smaller side."""
     a, b = draw(st.lists(st.integers(1, max_side), min_size=2, max_size=2, unique=True))
     rank = draw(st.integers(1, min(a, b)))
     alpha = draw(st.sampled_from([0.5, 1.5, 2.0, 3.0, 7.0, 16.0]).filter(lambda value: value != rank))

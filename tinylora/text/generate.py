@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinylora.models.cache import Cache, features
-from tinylora.models.gpt import GPTModel
 from tinylora.tensor import no_grad
 from tinylora.text.sampling import Sampling
 from tinylora.torch_api.creation import tensor
 
+if TYPE_CHECKING:
+    from tinylora.models.decoder import Decoder
+
 
 def generate(
-    model: GPTModel,
+    model: Decoder,
     prompt: Sequence[int],
     count: int,
     sampling: Sampling = Sampling(),
@@ -26,9 +28,9 @@ def generate(
     What no longer fits the context is forgotten from the front; from there on every token costs the whole context, since
     all positions move. Puts the model into evaluation mode. Raises ValueError for an empty prompt.
 
-    >>> from tinylora.models.folders import load_model
+    >>> import tinylora
     >>> from tinylora.text.sampling import GREEDY
-    >>> bytes(generate(load_model("nano"), b"The Fren", 2, GREEDY))
+    >>> bytes(generate(tinylora.load_model("nano"), b"The Fren", 2, GREEDY))
     b'ch'
     """
     for (token,) in generate_batch(model, [prompt], count, sampling, stop, seed):
@@ -37,7 +39,7 @@ def generate(
 
 
 def generate_batch(
-    model: GPTModel,
+    model: Decoder,
     prompts: Sequence[Sequence[int]],
     count: int,
     sampling: Sampling = Sampling(),
@@ -52,19 +54,20 @@ def generate_batch(
     if not all(prompts):
         raise ValueError("generate needs a prompt of at least one token")
     model.eval()
-    context, width = model.cfg["context_length"], max(map(len, prompts))
+    context, width = model.cfg.context_length, max(map(len, prompts))
     padding = [width - len(prompt) for prompt in prompts]
     rows = [[0] * pad + list(prompt) for pad, prompt in zip(padding, prompts, strict=True)]
     rngs = np.random.default_rng(seed).spawn(len(rows))
     running = [True] * len(rows)
-    cache = Cache(model, padding, min(width + count, context))
+    cache = model.new_cache(padding, min(width + count, context))
     for step in range(count):
         start = cache.length
         if (length := width + step) > context:  # every position moves: nothing that is kept holds any more
             start = length - context
-            cache = Cache(model, [max(pad - start, 0) for pad in padding])
+            cache = model.new_cache([max(pad - start, 0) for pad in padding])
         with no_grad():
-            last = features(model, tensor([row[start:] for row in rows], device=model.tok_emb.weight.device), cache)[:, -1]
+            ids = tensor([row[start:] for row in rows], device=model.tok_emb.weight.device)
+            last = model.features(ids, cache)[:, -1]
             scores = model.out_head(last).double().cpu().numpy()  # (B, vocabulary)
         for i, row in enumerate(rows):
             row.append(sampling.draw(scores[i], row[padding[i] :], rngs[i]) if running[i] else 0)

@@ -9,8 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from tinylora.formats import LoadError, strict_json
-from tinylora.models.folders import folder_of, is_hugging_face, read_config
 
+TOKENIZER_FILES = (
+    "tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "tokenizer_config.json", "special_tokens_map.json",
+    "chat_template.jinja",
+)  # fmt: skip
 END = 256  # the one token that is no byte: before, between and after texts
 
 
@@ -53,37 +56,65 @@ class ByteTokenizer:
 BYTES = ByteTokenizer()
 
 
-class FolderTokenizer:
-    """The tokenizer of a Hugging Face folder: `tokenizer.json`, else GPT-2's `vocab.json` and `merges.txt`.
+class LibraryTokenizer:
+    """Tokens by the library `tokenizers`: `tokenizer` is one of its, `stop` and `pad` are ids of its vocabulary.
 
-    By the library `tokenizers`; nothing is added to a message that the folder's tokenizer does not add. `stop` are the ids
-    that the model's configuration calls eos_token_id. Raises LoadError if the files are missing or broken, RuntimeError if
-    the library is.
+    `begin` and `end` are put before and after a message; what the library's tokenizer adds itself comes as well.
     """
 
-    def __init__(self, folder: Path, stop: int | Sequence[int] | None = None) -> None:
-        self._tokenizer = _read(folder)
+    def __init__(
+        self, tokenizer: Any, stop: Sequence[int], pad: int, begin: Sequence[int] = (), end: Sequence[int] = ()
+    ) -> None:
+        self._tokenizer = tokenizer
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self.stop = (stop,) if isinstance(stop, int) else tuple(stop or ())
-        self.pad = self.stop[0] if self.stop else 0
+        self.stop, self.pad = tuple(stop), pad
+        self._begin, self._end = list(begin), list(end)
+
+    def __len__(self) -> int:
+        """How many tokens there are, added ones included."""
+        return self._tokenizer.get_vocab_size()
 
     def encode(self, text: str, context: int) -> np.ndarray:
-        return np.array(self.prompt(text)[:context])
+        ids = [*self._begin, *self._ids(text, True), *self._end]
+        return np.array((ids or [self.pad])[:context])
 
     def prompt(self, text: str) -> list[int]:
-        whole = text.encode("utf-8", "replace").decode()  # half a surrogate pair is no character
-        return self._tokenizer.encode(whole).ids or [self.pad]
+        return [*self._begin, *self._ids(text, True)] or [self.pad]
+
+    def tokens(self, text: str) -> list[int]:
+        """The tokens of `text` and nothing else: for a text from a chat template, which writes its own special tokens."""
+        return self._ids(text, False)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(list(ids))
 
+    def is_special(self, id: int) -> bool:
+        """Is it a token that no text is cut into, such as a turn's end?"""
+        return self._tokenizer.decode([id], skip_special_tokens=True) == ""
 
-def load_tokenizer(model: str | Path) -> Tokenizer:
-    """The tokenizer of a model folder, or of "nano": bytes, unless it is a folder of Hugging Face's."""
-    if not is_hugging_face(model):
-        return BYTES
-    return FolderTokenizer(folder_of(model), read_config(model)["eos_token_id"])
+    def save(self, path: Path) -> None:
+        """Write it as a tokenizer.json."""
+        self._tokenizer.save(str(path))
+
+    def id_of(self, token: str) -> int | None:
+        """The id of one token of the vocabulary, None if there is no such token."""
+        return self._tokenizer.token_to_id(token)
+
+    def _ids(self, text: str, special: bool) -> list[int]:
+        whole = text.encode("utf-8", "replace").decode()  # half a surrogate pair is no character
+        return self._tokenizer.encode(whole, add_special_tokens=special).ids
+
+
+class FolderTokenizer(LibraryTokenizer):
+    """The tokenizer of a Hugging Face folder: `tokenizer.json`, else GPT-2's `vocab.json` and `merges.txt`.
+
+    Nothing is added to a message that the folder's tokenizer does not add. Without `pad` the first of `stop` is used. Raises
+    LoadError if the files are missing or broken, RuntimeError if the library is.
+    """
+
+    def __init__(self, folder: Path, stop: Sequence[int] = (), pad: int | None = None) -> None:
+        super().__init__(_read(folder), stop, pad if pad is not None else stop[0] if stop else 0)
 
 
 def _read(folder: Path) -> Any:
@@ -97,17 +128,13 @@ def _read(folder: Path) -> Any:
     try:
         if files[0].is_file():
             return tokenizers.Tokenizer.from_file(str(files[0]))
-        space = _optional(folder / "tokenizer_config.json").get("add_prefix_space") is True
+        space = strict_json.read_optional(folder / "tokenizer_config.json").get("add_prefix_space") is True
         byte_level = tokenizers.ByteLevelBPETokenizer.from_file(str(files[1]), str(files[2]), add_prefix_space=space)
         byte_level.add_special_tokens([t for t in ("<|endoftext|>",) if byte_level.token_to_id(t) is not None])
-        added = _optional(folder / "added_tokens.json")
+        added = strict_json.read_optional(folder / "added_tokens.json")
         byte_level.add_special_tokens(sorted(added, key=lambda token: added[token]))
         if odd := [token for token, number in added.items() if byte_level.token_to_id(token) != number]:
             raise ValueError(f"added_tokens.json gives {odd[0]!r} a number that is not the next")
     except Exception as error:  # the library raises nothing narrower
         raise LoadError(f"{folder}: its tokenizer is not readable ({error})") from None
     return byte_level
-
-
-def _optional(path: Path) -> dict[str, Any]:
-    return strict_json.read(path) if path.is_file() else {}

@@ -1,0 +1,1 @@
+"""PyTorch's functions of tensors, by PyTorch's names."""

@@ -1,9 +1,8 @@
-"""New tensors: zeros, ones, ranges, random numbers. PyTorch's names; `device` defaults to the default device."""
+"""Functions that create tensors: zeros, ones, ranges, random numbers. `device` defaults to the default device."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,40 +15,35 @@ from tinylora.torch_api.shaping import _sizes
 
 
 def full(size: Any, fill_value: float, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """A tensor of shape `size` filled with one number, of the number's kind unless dtype is given."""
+    """A tensor of shape `size` filled with one number. The dtype is bool, int64 or float32, by the type of the number."""
     kind = {bool: np.dtype("bool"), int: int64}.get(type(fill_value), float32)
     shape = _sizes((size,))
     return Tensor(backend.full(shape, fill_value, np.dtype(dtype or kind), device), requires_grad)
 
 
-def _filled(name: str, value: float) -> Callable[..., Tensor]:
-    def function(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-        return full(_sizes(size), value, dtype=dtype or float32, device=device, requires_grad=requires_grad)
-
-    function.__name__ = name
-    function.__doc__ = f"A tensor of {name}: `{name}(2, 3)` or `{name}((2, 3))`, float32 unless dtype is given."
-    return function
+def zeros(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """A tensor of zeros: `zeros(2, 3)` or `zeros((2, 3))`, float32 unless dtype is given."""
+    return full(_sizes(size), 0.0, dtype=dtype or float32, device=device, requires_grad=requires_grad)
 
 
-zeros, ones = _filled("zeros", 0.0), _filled("ones", 1.0)
+def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """A tensor of ones: `ones(2, 3)` or `ones((2, 3))`, float32 unless dtype is given."""
+    return full(_sizes(size), 1.0, dtype=dtype or float32, device=device, requires_grad=requires_grad)
 
 
 def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """A tensor to be filled later. It holds zeros: numbers nobody wrote are no help to anybody."""
+    """A tensor of zeros, as `zeros`: never uninitialised memory."""
     return zeros(*size, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
-def _random(kind: str, what: str) -> Callable[..., Tensor]:
-    def function(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-        array = backend.random(kind, _sizes(size), np.dtype(dtype or float32), device)
-        return Tensor(array, requires_grad)
-
-    function.__doc__ = f"A tensor of random numbers, {what}, from the seed of `manual_seed`."
-    return function
+def randn(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Random numbers, normal with mean 0 and variance 1, from the seed of `manual_seed`."""
+    return Tensor(backend.random("normal", _sizes(size), np.dtype(dtype or float32), device), requires_grad)
 
 
-randn = _random("normal", "normal with mean 0 and variance 1")
-rand = _random("uniform", "uniform in [0, 1)")
+def rand(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Random numbers, uniform in [0, 1), from the seed of `manual_seed`."""
+    return Tensor(backend.random("uniform", _sizes(size), np.dtype(dtype or float32), device), requires_grad)
 
 
 def randint(low: int, high: Any = None, size: Any = None, *, dtype: Any = None, device: Any = None) -> Tensor:
@@ -71,19 +65,37 @@ def arange(start: float, end: float | None = None, step: float = 1, *, dtype: An
     return Tensor(backend.to_device(array.astype(dtype or (int64 if whole else float32)), where))
 
 
-def _like(name: str, create: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def function(input: Tensor, *args: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-        options = {"dtype": dtype or input.dtype, "device": device or input.device, "requires_grad": requires_grad}
-        return create(input.shape, *args, **options)
-
-    function.__name__ = name
-    function.__doc__ = f"`{name.removesuffix('_like')}` with the shape, dtype and device of another tensor."
-    return function
+def zeros_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Zeros with the shape, dtype and device of another tensor."""
+    return zeros(input.shape, dtype=dtype or input.dtype, device=device or input.device, requires_grad=requires_grad)
 
 
-zeros_like, ones_like = _like("zeros_like", zeros), _like("ones_like", ones)
-empty_like, full_like = _like("empty_like", empty), _like("full_like", full)
-rand_like, randn_like = _like("rand_like", rand), _like("randn_like", randn)
+def ones_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Ones with the shape, dtype and device of another tensor."""
+    return ones(input.shape, dtype=dtype or input.dtype, device=device or input.device, requires_grad=requires_grad)
+
+
+def empty_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Zeros, as `zeros_like`: never uninitialised memory; with the shape, dtype and device of another tensor."""
+    return empty(input.shape, dtype=dtype or input.dtype, device=device or input.device, requires_grad=requires_grad)
+
+
+def rand_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Random numbers in [0, 1) with the shape, dtype and device of another tensor."""
+    return rand(input.shape, dtype=dtype or input.dtype, device=device or input.device, requires_grad=requires_grad)
+
+
+def randn_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Normal random numbers with the shape, dtype and device of another tensor."""
+    return randn(input.shape, dtype=dtype or input.dtype, device=device or input.device, requires_grad=requires_grad)
+
+
+def full_like(
+    input: Tensor, fill_value: float, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
+    """One number, with the shape, dtype and device of another tensor."""
+    dtype, device = dtype or input.dtype, device or input.device
+    return full(input.shape, fill_value, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
 def eye(n: int, *, dtype: Any = None, device: Any = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""einsum: the equation taken apart, diagonals and '...' included. The op itself is `ops.linalg.einsum`."""
+"""einsum: parses the equation, with diagonals and '...', and calls `ops.linalg.einsum`."""
 
 from __future__ import annotations
 

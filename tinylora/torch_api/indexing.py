@@ -1,4 +1,4 @@
-"""x[index] and x[index] = value, with PyTorch's meaning of mixed indices."""
+"""x[index] and x[index] = value, with PyTorch's rules where integers, slices and arrays are mixed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _normal(index: Any, shape: tuple[int, ...], x: Tensor) -> tuple[tuple[Any, .
                 advanced.append(slice(None))
             axis += item is not None
         else:
-            if _is_mask(item) and item.ndim == 0:  # x[True] is x[None], x[False] nothing of it
+            if _is_mask(item) and item.ndim == 0:  # x[True] is x[None], x[False] is empty
                 basic.append(None)
                 advanced.append(item.reshape(1).nonzero()[0])
                 continue
@@ -69,7 +69,7 @@ def _array(item: Any, x: Tensor) -> Any:
         return slice(*(None if i is None else int(i) for i in (item.start, item.stop, item.step)))
     if isinstance(item, list | tuple | range | bool):
         item = tensor(list(item) if not isinstance(item, bool) else item, device=x.device)
-        item = item.to(np.int64) if not item.data.size else item  # x[[]] is nothing of x
+        item = item.to(np.int64) if not item.data.size else item  # x[[]] is empty
     array = item.data if isinstance(item, Tensor) else item
     if isinstance(array, np.generic) or (getattr(array, "ndim", 1) == 0 and array.dtype != bool):
         array = array.item()

@@ -1,7 +1,8 @@
-"""PyTorch's rules for mixing dtypes, and for what may stand beside a Tensor.
+"""Type promotion by PyTorch's rules, and the types that operators accept beside a Tensor.
 
-Numbers come in three kinds: bool < integer < floating point. Tensors with dimensions decide; a 0-d tensor, and after it
-a Python number, has a say only if it is of a higher kind. So float32 stays float32 next to any scalar.
+Numbers come in three kinds: bool < integer < floating point. The dtype is that of the tensors with
+dimensions; a 0-d tensor, and then a Python number, changes it only if it is of a higher kind. So float32 stays float32
+next to any scalar.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from tinylora import ops
 from tinylora.backend import SUPPORTED, bfloat16, default_device, float32, int64, is_floating, to_device
 from tinylora.tensor import Tensor, record
 
-KINDS = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2}  # NumPy knows bfloat16 as "V"
-SCALARS = {bool: np.dtype("bool"), int: int64, float: float32}  # what a Python number is when it decides
+KINDS = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2}  # "V" is the kind of bfloat16 in NumPy
+SCALARS = {bool: np.dtype("bool"), int: int64, float: float32}  # the dtype of a Python number of the highest kind
 
 
 def tensor(data: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
@@ -95,7 +96,7 @@ def promote(*operands: Any, floating: bool = False) -> list[Any]:
     """
     found = [operand(x) for x in operands]
     if _alike(found):
-        return found
+        return [x if isinstance(x, Tensor) else float(x) for x in found]
     dtype = result_type(*found)
     if floating and not is_floating(dtype):
         dtype = float32
@@ -104,19 +105,22 @@ def promote(*operands: Any, floating: bool = False) -> list[Any]:
 
 
 def _alike(found: list[Any]) -> bool:
-    """Nothing to do, as is mostly the case: floating-point Tensors of one dtype, on one device."""
-    first = found[0]
+    """The common case, where nothing needs a cast: floating-point Tensors of one dtype on one device, and Python numbers."""
+    first = found[0] if isinstance(found[0], Tensor) else found[-1]
     if not isinstance(first, Tensor) or not is_floating(first.data.dtype):
         return False
     dtype, kind = first.data.dtype, type(first.data)
-    return all(isinstance(x, Tensor) and x.data.dtype == dtype and type(x.data) is kind for x in found[1:])
+    for x in found:
+        if x is not first and isinstance(x, Tensor) and not (x.data.dtype == dtype and type(x.data) is kind):
+            return False
+    return True
 
 
 def _fit(x: Any, dtype: np.dtype, mixed: bool) -> Any:
     if not isinstance(x, Tensor):
         return {"f": float, "V": float, "b": bool}.get(dtype.kind, int)(x)
     if mixed and x.data.ndim == 0 and x.node is None and x.device == "cpu":
-        return x.data.item()  # a 0-d CPU tensor is a number, and may stand next to any device
+        return x.data.item()  # a 0-d CPU tensor may be combined with tensors on any device, as a number
     return x if x.dtype == dtype else record(ops.cast, x, dtype=dtype)
 
 

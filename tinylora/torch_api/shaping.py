@@ -1,6 +1,6 @@
-"""Functions that rearrange: views, joins, gathers, order. PyTorch's names and meanings.
+"""Functions that change shape or order: views, joining, splitting, gathering, sorting.
 
-A view shares memory with its source until one of them is changed in place: in-place spellings make a new array.
+A view shares memory with its source until one of them is changed in place: in-place functions make a new array.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import builtins
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 from tinylora import ops
 from tinylora.backend import array_module
@@ -37,15 +37,12 @@ def _axis(dim: int, ndim: int) -> int:
 
 # --------------------------------------------------------------------------------------------- views
 def reshape(input: Tensor, *shape: Any) -> Tensor:
-    """The same numbers in a new shape; one size may be -1, to be worked out."""
+    """The same numbers in a new shape; one size may be -1 and is then inferred."""
     sizes, count = _sizes(shape), input.data.size
     known = math.prod(n for n in sizes if n != -1)
     if sizes.count(-1) > 1 or (-1 in sizes and (known == 0 or count % known)) or (-1 not in sizes and known != count):
         raise RuntimeError(f"reshape: {count} elements of shape {input.shape} do not fit {sizes}")
     return record(ops.reshape, input, shape=tuple(count // known if n == -1 else n for n in sizes))
-
-
-view = reshape
 
 
 def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
@@ -101,6 +98,21 @@ def expand(input: Tensor, *sizes: Any) -> Tensor:
     return record(ops.expand, input, shape=shape)
 
 
+def view_as(input: Tensor, other: Tensor) -> Tensor:
+    """The same numbers in the shape of `other`."""
+    return reshape(input, other.shape)
+
+
+def expand_as(input: Tensor, other: Tensor) -> Tensor:
+    """Expanded to the shape of `other`."""
+    return expand(input, other.shape)
+
+
+def t(input: Tensor) -> Tensor:
+    """A matrix transposed; a vector as it is."""
+    return transpose(input, 0, 1) if input.data.ndim > 1 else input
+
+
 def tril(input: Tensor, diagonal: int = 0) -> Tensor:
     """The lower triangle of the last two axes, zeros elsewhere."""
     return record(ops.tril, input, diagonal=diagonal)
@@ -114,7 +126,7 @@ def triu(input: Tensor, diagonal: int = 0) -> Tensor:
 # ------------------------------------------------------------------------------- joining and splitting
 @numpy_names
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """Join tensors along an axis that exists."""
+    """Join tensors along an existing axis."""
     parts = promote(*tensors)
     axis = _axis(dim, parts[0].data.ndim)
     shapes = [x.shape for x in parts]
@@ -206,30 +218,46 @@ def _along(input: Tensor, dim: int, indices: Any) -> ValuesIndices:
     return ValuesIndices(gather(input, dim, where), where)
 
 
-def _by_arg(name: str, share: str) -> Any:
-    @numpy_names
-    def function(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
-        if dim is None:
-            return getattr(F, share)(input)
-        if isinstance(dim, Tensor):
-            return getattr(F, f"{name}imum")(input, dim)
-        if not input.data.ndim:
-            return ValuesIndices(input.clone(), Tensor(array_module(input.data).zeros((), "int64")))
-        axis = _axis(dim, input.data.ndim)
-        if not input.shape[axis]:
-            raise IndexError(f"{name}: dim {dim} of a tensor of shape {input.shape} has nothing in it")
-        found = getattr(input.data, f"arg{name}")(axis=axis)
-        picked = _along(input, axis, array_module(found).expand_dims(found, axis))
-        return picked if keepdim else ValuesIndices(squeeze(picked.values, axis), squeeze(picked.indices, axis))
-
-    function.__name__ = name
-    function.__doc__ = f"""The {name}imum of all elements (ties share the gradient); with `dim`, along that axis, as
-    (values, indices), where the first of several equals is picked and gets the gradient."""
-    return function
+def _by_arg(input: Tensor, name: str, dim: int, keepdim: bool) -> ValuesIndices:
+    """The largest ("max") or smallest ("min") along an axis, and where; the first of several equals."""
+    if not input.data.ndim:
+        return ValuesIndices(input.clone(), Tensor(array_module(input.data).zeros((), "int64")))
+    axis = _axis(dim, input.data.ndim)
+    if not input.shape[axis]:
+        raise IndexError(f"{name}: dim {dim} of a tensor of shape {input.shape} has nothing in it")
+    found = input.data.argmax(axis=axis) if name == "max" else input.data.argmin(axis=axis)
+    picked = _along(input, axis, array_module(found).expand_dims(found, axis))
+    return picked if keepdim else ValuesIndices(squeeze(picked.values, axis), squeeze(picked.indices, axis))
 
 
-max = _by_arg("max", "amax")
-min = _by_arg("min", "amin")
+@overload
+def max(input: Tensor) -> Tensor: ...
+@overload
+def max(input: Tensor, dim: int, keepdim: bool = False) -> ValuesIndices: ...
+@overload
+def max(input: Tensor, dim: Tensor) -> Tensor: ...
+@numpy_names
+def max(input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Tensor | ValuesIndices:
+    """The maximum of all elements (ties share the gradient); with `dim`, along that axis, as (values, indices), where the
+    first of several equals is picked and gets the gradient. max(input, tensor) is `maximum`."""
+    if dim is None:
+        return F.amax(input)
+    return F.maximum(input, dim) if isinstance(dim, Tensor) else _by_arg(input, "max", dim, keepdim)
+
+
+@overload
+def min(input: Tensor) -> Tensor: ...
+@overload
+def min(input: Tensor, dim: int, keepdim: bool = False) -> ValuesIndices: ...
+@overload
+def min(input: Tensor, dim: Tensor) -> Tensor: ...
+@numpy_names
+def min(input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -> Tensor | ValuesIndices:
+    """The minimum of all elements (ties share the gradient); with `dim`, along that axis, as (values, indices), where the
+    first of several equals is picked and gets the gradient. min(input, tensor) is `minimum`."""
+    if dim is None:
+        return F.amin(input)
+    return F.minimum(input, dim) if isinstance(dim, Tensor) else _by_arg(input, "min", dim, keepdim)
 
 
 @numpy_names

@@ -6,15 +6,18 @@ carry them out. A graph asks once.
 
 from __future__ import annotations
 
+import functools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 from tinylora import backend
-from tinylora.backend import Array, array_module
+from tinylora.backend import Array, array_module, is_cupy
 from tinylora.kernels.cuda.gemm import cublas_lt
 from tinylora.kernels.cuda.live import Slots, live, recording
+from tinylora.op import Op, this_thread
 from tinylora.optim import Adam, Optimizer
-from tinylora.tensor import Tensor, watchers
+from tinylora.tensor import Tensor, Vjp
 
 Step = Callable[..., Any]
 
@@ -111,11 +114,13 @@ class _Graph:
         self.inputs = [Tensor(xp.asarray(x.data).copy()) for x in inputs]
         self.slots = Slots(xp)
         self.kept: list[Array] = []  # the frozen weights, which must not be freed while the graph reads them
-        watchers.append(self._keep)
+        self._made: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()  # by id: what the step computes
+        outer = this_thread.run
+        this_thread.run = functools.partial(self._keep, outer)  # of this thread alone
         try:
             self.graph, self.outputs = owner.record(self.slots, self._key, *self.inputs)
         finally:
-            watchers.remove(self._keep)
+            this_thread.run = outer
 
     def replay(self, inputs: tuple[Tensor, ...]) -> Any:
         for place, x in zip(self.inputs, inputs, strict=True):
@@ -131,9 +136,21 @@ class _Graph:
         """A dropout key that is drawn anew for each replay, in the order in which an ordinary step draws them."""
         return live(backend.cupy(), backend.next_key, (), "uint64")
 
-    def _keep(self, op: Any, inputs: tuple[Any, ...], options: Any, out: Any, edges: Any, started: float) -> Any:
-        self.kept += [x.data for x in inputs if isinstance(x, Tensor) and x.is_leaf]
-        return edges
+    def _keep(self, run: Callable[..., Any], op: Op, /, *inputs: Any, **options: Any) -> Any:
+        """Run an op, and keep what it reads unless an op or a vjp of the step has made it."""
+        self.kept += [x for x in inputs if is_cupy(x) and id(x) not in self._made]
+        out, vjps = run(op, *inputs, **options)
+        self._made.update((id(x), x) for x in (out if isinstance(out, tuple) else (out,)))
+        return out, tuple(vjp and self._noted(vjp) for vjp in vjps)
+
+    def _noted(self, vjp: Vjp) -> Vjp:
+        @functools.wraps(vjp)
+        def noted(*gradients: Array) -> Array:
+            d = vjp(*gradients)
+            self._made[id(d)] = d
+            return d
+
+        return noted
 
 
 def capture(step: Step, optimizer: Optimizer) -> Captured:

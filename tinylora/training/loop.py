@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tinylora.models.gpt import GPTModel
-from tinylora.models.last import features_at
+from tinylora.models.decoder import Decoder
 from tinylora.nn.utils import clip_grad_norm_
 from tinylora.optim import AdamW
 from tinylora.tasks.messages import Batch, Message, batches, collate
@@ -50,13 +49,13 @@ def warmup_cosine(step: int, steps: int, warmup: int) -> float:
     return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def class_scores(model: GPTModel, batch: Batch) -> Tensor:
+def class_scores(model: Decoder, batch: Batch) -> Tensor:
     """Scores (B, classes), read at each message's last token."""
-    return model.out_head(features_at(model, batch.ids, batch.last))
+    return model.out_head(model.features_at(batch.ids, batch.last))
 
 
 def train(
-    model: GPTModel,
+    model: Decoder,
     messages: Sequence[Message],
     valid: Sequence[Message],
     labels: Sequence[str],
@@ -79,7 +78,7 @@ def train(
     captured = config.graph and can_capture(trained[0].device)
     step_on = _step_of(model, optimizer, config.clip)
     run = capture(step_on, optimizer) if captured else step_on
-    context, multiple = model.cfg["context_length"], LENGTHS if captured else 1
+    context, multiple = model.cfg.context_length, LENGTHS if captured else 1
     step = 0
     finished = True
     try:
@@ -107,7 +106,7 @@ def train(
     return finished
 
 
-def _step_of(model: GPTModel, optimizer: AdamW, clip: float) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+def _step_of(model: Decoder, optimizer: AdamW, clip: float) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     """One step on the parts of a Batch: the loss, the gradient's norm, and the share of right answers."""
 
     def step(ids: Tensor, last: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -123,10 +122,10 @@ def _step_of(model: GPTModel, optimizer: AdamW, clip: float) -> Callable[..., tu
     return step
 
 
-def predict(model: GPTModel, texts: Sequence[str], batch_size: int = 64, tokenizer: Tokenizer = BYTES) -> np.ndarray:
+def predict(model: Decoder, texts: Sequence[str], batch_size: int = 64, tokenizer: Tokenizer = BYTES) -> np.ndarray:
     """Class probabilities (texts, classes), as a NumPy array."""
     model.eval()
-    encoded = [tokenizer.encode(text, model.cfg["context_length"]) for text in texts]
+    encoded = [tokenizer.encode(text, model.cfg.context_length) for text in texts]
     order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
     out = np.zeros((len(texts), model.out_head.out_features), np.float32)
     with no_grad():
@@ -137,7 +136,7 @@ def predict(model: GPTModel, texts: Sequence[str], batch_size: int = 64, tokeniz
     return out
 
 
-def evaluate(model: GPTModel, messages: Sequence[Message], labels: Sequence[str], tokenizer: Tokenizer = BYTES) -> Metrics:
+def evaluate(model: Decoder, messages: Sequence[Message], labels: Sequence[str], tokenizer: Tokenizer = BYTES) -> Metrics:
     """Accuracy, per-class scores, confusion matrix and mean loss on `messages`."""
     p = predict(model, [m.text for m in messages], tokenizer=tokenizer)
     true = np.array([labels.index(m.label) for m in messages])

@@ -13,8 +13,8 @@ from typing import Any
 
 from tinylora.backend import Array, array_module, keys_from, next_key
 from tinylora.nn import Module
-from tinylora.op import once
-from tinylora.tensor import Node, Tensor, _mode, grad_enabled, no_grad, watchers
+from tinylora.op import Op, once, this_thread
+from tinylora.tensor import Node, Tensor, _mode
 
 
 def checkpoint(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
@@ -30,17 +30,16 @@ def checkpoint(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
     tensor([0., 0., 0.])
     """
     keys: list[Any] = []
-    trained: list[bool] = []
 
     def noted_key() -> Any:
         keys.append(next_key())
         return keys[-1]
 
-    with no_grad(), keys_from(noted_key), _noticing_nodes(trained):
+    with keys_from(noted_key), _forgetting_vjps():
         out = function(*inputs)
     if not isinstance(out, Tensor):
         raise TypeError(f"checkpoint: the function has to return one Tensor, not {type(out).__name__}")
-    if not grad_enabled() or not trained:
+    if out.node is None:  # nothing that is trained had a part in it
         return out
 
     def gradients(g: Array) -> list[Array]:
@@ -60,8 +59,8 @@ def checkpoint(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
 def checkpoint_modules(modules: Iterable[Module]) -> None:
     """From now on each of these modules computes its inside again on the way back.
 
-    >>> from tinylora.models.folders import load_model
-    >>> checkpoint_modules(load_model("nano").trf_blocks)
+    >>> import tinylora
+    >>> checkpoint_modules(tinylora.load_model("nano").trf_blocks)
     """
     for module in modules:
         module.forward = functools.partial(checkpoint, module.forward)  # type: ignore[method-assign]  # of this module alone
@@ -78,19 +77,23 @@ def _vjp(recomputed: Callable[[Array], list[Array]], i: int, x: Tensor) -> Calla
 
 
 @contextlib.contextmanager
-def _noticing_nodes(found: list[bool]) -> Iterator[None]:
-    """Put True into `found` if an op in this block takes a Tensor that requires grad."""
+def _forgetting_vjps() -> Iterator[None]:
+    """In this block the graph records which tensors require grad, and none of the arrays that a backward would need."""
+    outer = this_thread.run
 
-    def notice(op: Any, inputs: tuple[Any, ...], options: Any, out: Any, edges: Any, started: float) -> Any:
-        if not found and any(isinstance(x, Tensor) and x.node is not None for x in inputs):
-            found.append(True)
-        return edges
+    def run(op: Op, /, *inputs: Any, **options: Any) -> tuple[Any, tuple[Any, ...]]:
+        out, vjps = outer(op, *inputs, **options)
+        return out, tuple(None if vjp is None else _nothing for vjp in vjps)
 
-    watchers.append(notice)
+    this_thread.run = run  # of this thread alone
     try:
         yield
     finally:
-        watchers.remove(notice)
+        this_thread.run = outer
+
+
+def _nothing(g: Array) -> Array:
+    raise AssertionError("this graph is dropped before anybody walks it")
 
 
 @contextlib.contextmanager

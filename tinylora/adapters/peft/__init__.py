@@ -1,0 +1,1 @@
+"""Reads and writes LoRA adapters in the format of Hugging Face PEFT."""

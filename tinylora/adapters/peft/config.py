@@ -1,7 +1,7 @@
 """LoRA adapters as Hugging Face PEFT stores them: what `adapter_config.json` says, and which array is which.
 
 Every entry of the configuration is honoured, has no effect on what is computed, or is refused by its name. Names are those
-of the Hugging Face model ("transformer.h.0.attn.c_attn"); adapters/peft.py puts them onto ours.
+of the Hugging Face model ("transformer.h.0.attn.c_attn"); load.py puts them onto ours.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class PeftConfig:
         return any(owner.endswith(name) for owner in owners for name in self.modules_to_save)
 
     def targets(self, modules: dict[str, str]) -> list[str]:
-        """The modules that have LoRA, of all `modules`, given with their kind; see `modules_of`.
+        """The modules that have LoRA, of all `modules`, given with their kind: see models/names.py.
 
         Raises LoadError if none has, or if one is neither a linear layer nor an embedding.
         """
@@ -106,22 +106,6 @@ def _named(module: str, names: Iterable[str]) -> bool:
 
 def _pattern(patterns: dict[str, Any], module: str) -> str:
     return next((p for p in patterns if re.match(rf"(.*\.)?({p})$", module)), module)
-
-
-def modules_of(layers: int, head: str, prefix: str = "transformer.") -> dict[str, str]:
-    """Every module of a Hugging Face GPT-2 with its kind: "linear", "embedding" or "other". Its base alone has no prefix."""
-    found = {f"{prefix}{name}": kind for name, kind in (("wte", "embedding"), ("wpe", "embedding"), ("drop", "other"))}
-    inside = {
-        "ln_1": "other", "attn": "other", "attn.c_attn": "linear", "attn.c_proj": "linear", "attn.attn_dropout": "other",
-        "attn.resid_dropout": "other", "ln_2": "other", "mlp": "other", "mlp.c_fc": "linear", "mlp.c_proj": "linear",
-        "mlp.act": "other", "mlp.dropout": "other",
-    }  # fmt: skip
-    found[f"{prefix}h"] = "other"
-    for i in range(layers):
-        found[f"{prefix}h.{i}"] = "other"
-        found |= {f"{prefix}h.{i}.{name}": kind for name, kind in inside.items()}
-    found[f"{prefix}ln_f"] = "other"
-    return {"transformer": "other", **found, head: "linear"} if prefix else found
 
 
 # -------------------------------------------------------------------------------------------- reading

@@ -1,7 +1,7 @@
-"""PEFT's adapters onto a GPTModel. What their files say is read in formats/peft.py.
+"""Puts PEFT's adapters onto a decoder. What their configuration says is read in config.py.
 
-The one difference in structure: there query, key and value are one layer, c_attn, with one A and one B; here they are three.
-They share the one A, as one parameter, and each has its third of B, so that values, gradients and steps are PEFT's.
+Where one layer there is several modules here, as GPT-2's c_attn is query, key and value, these share the one A, as one
+parameter, and each has its part of B, so that values, gradients and steps are PEFT's.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from tinylora.adapters.peft import config as peft
 from tinylora.backend import to_device
 from tinylora.formats import LoadError, safetensors
 from tinylora.lora import LinearWithLoRA, freeze, lora_modules
-from tinylora.models import hf_gpt2
-from tinylora.models.gpt import GPTModel
-from tinylora.models.layout import Layer, head_of, layers
+from tinylora.models.decoder import Decoder
+from tinylora.models.names import Layer, family_of, kinds, layers
 from tinylora.tensor import Tensor
 
 MAGNITUDE = "lora_magnitude_vector"
@@ -63,17 +62,17 @@ def read_peft(folder: str | Path) -> PeftAdapter:
     return PeftAdapter(Path(folder), config, arrays, about)
 
 
-def put_peft(model: GPTModel, adapter: PeftAdapter, lora_only: bool = False) -> LoRAConfig:
+def put_peft(model: Decoder, adapter: PeftAdapter, lora_only: bool = False) -> LoRAConfig:
     """Put an adapter onto its base; its LoRAConfig. See `store.load_adapter`."""
     if wrapped := [path for path, _ in lora_modules(model)]:
         raise ValueError(f"LoRA is applied already, to {wrapped[0]} and {len(wrapped) - 1} more: load onto the base alone")
     folder, config, arrays, _ = adapter
-    prefix = "" if any(name.startswith(("h.", "wte.", "wpe.", "ln_f.")) for name in arrays) else "transformer."
-    found = layers(model, head_of(model), prefix)
+    headless = _headless(model, arrays)
+    found = layers(model, headless)
     if lora_only:
         arrays = {name: a for name, a in arrays.items() if peft.LORA.fullmatch(name) and not name.startswith("score.")}
     try:
-        chosen = config.targets(peft.modules_of(len(model.trf_blocks), head_of(model), prefix))
+        chosen = config.targets(kinds(model, headless))
     except LoadError as error:
         raise LoadError(f"{folder / peft.CONFIG}: {error}") from None
     whole = [] if lora_only else [name for name in found if config.saves(name)]
@@ -92,6 +91,13 @@ def put_peft(model: GPTModel, adapter: PeftAdapter, lora_only: bool = False) -> 
     targets = tuple(wrappers)
     variant = "dora" if config.use_dora else "lora"
     return LoRAConfig(config.r, config.lora_alpha, targets, train, scaling, "peft", config.lora_dropout, variant)
+
+
+def _headless(model: Decoder, arrays: Arrays) -> bool:
+    """Was it made for the base alone, whose layers have no prefix there?"""
+    base = family_of(model).base
+    bare = [name.removeprefix(base) for name in layers(model) if name.startswith(base)]
+    return any(array.startswith(tuple(f"{name}." for name in bare)) for array in arrays)
 
 
 def _names(name: str, embedding: bool) -> tuple[str, str]:
@@ -158,7 +164,7 @@ def _replaced(arrays: Arrays, found: dict[str, Layer]) -> list[tuple[nn.Module, 
         name, _, leaf = key.replace(".base_layer.", ".").rpartition(".")
         if not peft.LORA.fullmatch(key):
             parameters = found[name].parameters()[leaf]
-            parts = hf_gpt2.split(arrays[key], name, len(parameters))
+            parts = found[name].split(arrays[key])
             for owner, old, part in zip(found[name].owners, parameters, parts, strict=True):
                 attribute = next(n for n, p in owner._parameters.items() if p is old)
                 replaced.append((owner, attribute, _parameter(part, owner)))

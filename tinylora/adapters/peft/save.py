@@ -23,14 +23,13 @@ from tinylora.adapters.variants import DoRA, EmbeddingWithLoRA
 from tinylora.backend import to_device
 from tinylora.formats import safetensors, strict_json
 from tinylora.lora import LinearWithLoRA, LoRALayer, lora_modules
-from tinylora.models import hf_gpt2
-from tinylora.models.gpt import GPTModel
-from tinylora.models.layout import Layer, head_of, layers
+from tinylora.models.decoder import Decoder
+from tinylora.models.names import Layer, family_of, head_name, layers
 
 
-def save_peft(model: GPTModel, folder: Path, config: LoRAConfig, about: dict[str, Any]) -> None:
+def save_peft(model: Decoder, folder: Path, config: LoRAConfig, about: dict[str, Any]) -> None:
     """Write the adapter of `model` into `folder`, with `about` in its metadata. See `store.save_adapter`."""
-    found, wrapped = layers(model, head_of(model)), dict(lora_modules(model))
+    found, wrapped = layers(model), dict(lora_modules(model))
     if len({isinstance(module, DoRA) for module in wrapped.values()}) > 1:
         raise ValueError("PEFT has one kind of LoRA in an adapter, and here some layers are DoRA and some are not")
     arrays: dict[str, np.ndarray] = {}
@@ -50,11 +49,12 @@ def save_peft(model: GPTModel, folder: Path, config: LoRAConfig, about: dict[str
         if not np.isfinite(array).all():
             raise ValueError(f"{folder}: NaN or infinity in {name}")
     if "score.bias" in arrays and arrays.pop("score.bias").any():
-        raise ValueError("out_head has a bias, and Hugging Face's GPT-2 has none there: train a head with bias=False")
+        raise ValueError(f"out_head has a bias, and {family_of(model).name} has none there: train a head with bias=False")
     folder.mkdir(parents=True, exist_ok=True)
     ready = {peft.PREFIX + name: array for name, array in arrays.items()}
     safetensors.save(folder / peft.WEIGHTS, ready, {"format": "pt", "tinylora": json.dumps(about)})
-    written = _config(config, ranks, whole, bias, about.get("model"), head_of(model))
+    turned = any(found[name].row.turned for name in ranks)
+    written = _config(config, ranks, whole, bias, about.get("model"), head_name(model), turned)
     written["use_dora"] = any(isinstance(module, DoRA) for module in wrapped.values())
     safetensors.write(folder / peft.CONFIG, strict_json.text_of(written))
 
@@ -128,7 +128,13 @@ def _biases(found: dict[str, Layer], whole: list[str], ranks: dict[str, Any]) ->
 
 
 def _config(
-    config: LoRAConfig, ranks: dict[str, tuple[int, float]], whole: list[str], bias: str, base: Any, head: str
+    config: LoRAConfig,
+    ranks: dict[str, tuple[int, float]],
+    whole: list[str],
+    bias: str,
+    base: Any,
+    head: str,
+    turned: bool,
 ) -> dict[str, Any]:
     """What `adapter_config.json` says: the commonest rank and alpha, and patterns for the layers that differ."""
     (r, alpha), _ = Counter(ranks.values()).most_common(1)[0]
@@ -140,7 +146,7 @@ def _config(
         "alpha_pattern": {name: _plain(a) for name, (_, a) in ranks.items() if a != alpha},
         "use_rslora": config.scaling == "rslora", "lora_dropout": config.dropout, "bias": bias,
         "target_modules": list(ranks), "modules_to_save": whole or None,
-        "fan_in_fan_out": any(map(hf_gpt2.is_conv1d, ranks)), "init_lora_weights": True,
+        "fan_in_fan_out": turned, "init_lora_weights": True,
     }  # fmt: skip
 
 

@@ -28,7 +28,7 @@ class DoRA(LinearWithLoRA):
         self.lora.magnitude = nn.Parameter(Tensor(_lengths(linear.weight.data)))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.unmerged:
+        if self.merged:
             return super().forward(x)
         lora, bias = self.lora, self.linear.bias
         y = F.lora_linear(x, self.linear.weight, None, lora.A, lora.B, lora.alpha)

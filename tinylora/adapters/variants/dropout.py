@@ -24,7 +24,7 @@ class DropoutLoRA(LinearWithLoRA):
         self.dropout = nn.Dropout(p)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.unmerged or not self.training or not self.dropout.p:
+        if self.merged or not self.training or not self.dropout.p:
             return super().forward(x)
         return self.linear(x) + self.side(x)
 

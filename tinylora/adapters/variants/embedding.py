@@ -39,14 +39,14 @@ class EmbeddingWithLoRA(LinearWithLoRA):
         self.linear = embedding  # type: ignore[assignment]  # under the same name
         with device(embedding.weight.device):
             self.lora = EmbeddingLoRALayer(embedding.num_embeddings, embedding.embedding_dim, rank, alpha)
-        self.unmerged: list[nn.Parameter] = []
+        self._original = None
 
     @property
     def num_embeddings(self) -> int:
         return self.linear.num_embeddings
 
     def forward(self, ids: Tensor) -> Tensor:
-        if self.unmerged:
+        if self.merged:
             return super().forward(ids)
         y = self.linear(ids)
         return y + follow(y, self.lora(ids))[0]  # A and B stay float32 where the base is bfloat16

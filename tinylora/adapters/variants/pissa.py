@@ -43,7 +43,7 @@ class PiSSA(LinearWithLoRA):
         return cat([self.lora.A, self.lora.A0], 1), cat([self.lora.B, -self.lora.B0], 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.unmerged:
+        if self.merged:
             return super().forward(x)
         return F.lora_linear(x, self.linear.weight, self.linear.bias, *self.factors(), self.lora.alpha)
 

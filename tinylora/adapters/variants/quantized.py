@@ -71,7 +71,7 @@ def quantize(model: nn.Module, kind: type[QuantizedLinear], skip: tuple[str, ...
     The modules in `skip` stay as they are, and so does a weight that stands elsewhere too, such as a tied head: it would
     be held twice. Raises ValueError if there is LoRA in the model.
 
-    >>> from tinylora.models.folders import load_model
+    >>> from tinylora.models import load_model
     >>> from tinylora.adapters.variants import NF4Linear
     >>> len(quantize(load_model("nano"), NF4Linear))
     24

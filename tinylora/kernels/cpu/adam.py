@@ -1,6 +1,6 @@
 """Adam on all parameters at once: each number is read and written once, and the state is updated where it stands.
 
-Written out as in `optim.py`, a step makes a dozen passes over every array and allocates most of them anew.
+By the definition, a step makes a dozen passes over every array and allocates most of them anew.
 """
 
 from __future__ import annotations
@@ -11,32 +11,31 @@ from typing import Any
 
 import numpy as np
 
+from tinylora import ops
 from tinylora.backend import Array
 from tinylora.kernels.cpu.blocks import BLOCK
 from tinylora.kernels.cpu.linear import plain
 from tinylora.kernels.cpu.threads import get_num_threads, spread
-from tinylora.op import Op
 
-Row = tuple[Array, Array, dict[str, Any], dict[str, Any]]  # a weight, its gradient, its state, the options of its group
+Row = tuple[Any, ...]  # a weight, its gradient, m, v, and (t, lr, β₁, β₂, ε, λ)
 Piece = tuple[Row, Array, slice]  # a row, where its new weight goes, and the part of it to work on
 
 
-def adam(rows: Sequence[Row], apart: bool) -> list[Array] | None:
-    """The new values of all weights by Adam, with the weight decay `apart` from the gradient (AdamW) or added to it.
+@ops.adam.tune("numpy")
+def adam(xp, *arrays, numbers, apart):
+    """The same arithmetic as the definition in the same order, so the same numbers. Overwrites m and v, never a weight.
 
-    The same arithmetic as the definition in the same order, so the same numbers. Overwrites the state's m and v, and never
-    a weight. None while kernels are off, and unless all arrays are NumPy's and the weights in row order.
+    Declines weights that are not in row order.
     """
-    if not Op.use_tuned or not all(plain(w, g) and w.flags.c_contiguous for w, g, *_ in rows):
-        return None
-    new = [np.empty_like(w) for w, *_ in rows]
-    rows = [(w, np.asarray(g, order="C"), state, group) for w, g, state, group in rows]
-    for w, _, state, _ in rows:
-        state["step"] = state.get("step", 0) + 1
-        for name in ("m", "v"):  # in row order, so that parts of them are views
-            state[name] = np.asarray(state[name], order="C") if name in state else np.zeros_like(w)
+    n = len(arrays) // 4
+    weights, gradients = arrays[:n], arrays[n : 2 * n]
+    if not all(plain(w, g) and w.flags.c_contiguous for w, g in zip(weights, gradients, strict=True)):
+        return NotImplemented
+    new = [np.empty_like(w) for w in weights]
+    in_rows = [np.asarray(x, order="C") for x in arrays[n:]]  # so that parts of them are views
+    rows = list(zip(weights, in_rows[:n], in_rows[n : 2 * n], in_rows[2 * n :], numbers(), strict=True))
     spread(functools.partial(_update, apart=apart), _shares(list(_pieces(rows, new))))
-    return new
+    return (*new, *in_rows[n:]), (None,) * len(arrays)
 
 
 def _pieces(rows: Sequence[Row], new: list[Array]) -> Iterator[Piece]:
@@ -54,8 +53,8 @@ def _shares(pieces: list[Piece]) -> list[list[Piece]]:
 def _update(share: list[Piece], apart: bool) -> None:
     """w ← (1 - lr · λ) w - lr / (1 - β₁ᵗ) · m / (√(v / (1 - β₂ᵗ)) + ε) on parts of weights."""
     for row, new, part in share:
-        w, g, m, v, out = (x.reshape(-1)[part] for x in (row[0], row[1], row[2]["m"], row[2]["v"], new))
-        t, (b1, b2), lr, decay = row[2]["step"], row[3]["betas"], row[3]["lr"], row[3]["weight_decay"]
+        w, g, m, v, out = (x.reshape(-1)[part] for x in (*row[:4], new))
+        t, lr, b1, b2, eps, decay = row[4]
         g = g + decay * w if decay and not apart else g
         scratch = np.empty_like(out)
         m *= b1
@@ -66,7 +65,7 @@ def _update(share: list[Piece], apart: bool) -> None:
         v += scratch
         np.multiply(v, 1 / (1 - b2**t), out=scratch)
         np.sqrt(scratch, out=scratch)
-        scratch += row[3]["eps"]
+        scratch += eps
         np.multiply(m, lr / (1 - b1**t), out=out)
         np.divide(out, scratch, out=scratch)
         np.multiply(w, 1 - lr * decay if apart else 1.0, out=out)

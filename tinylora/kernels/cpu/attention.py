@@ -48,7 +48,10 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
     if isinstance(q, MetaArray) or p == 1 or (causal and S < T) or (seen := _seen(xp, mask, B, T, S)) is NotImplemented:
         return NotImplemented
     G, scale, kept = H // H_kv, 1 / math.sqrt(D), 1 / (1 - p)
-    order = "K" if G == 1 else "C"  # the rows of a group side by side; a single head's rows stand well as they are
+
+    def scaled(x, factor):
+        """x · factor, with the rows of a group side by side in memory; those of a single head may stay as they are."""
+        return x * factor if G == 1 else xp.multiply(x, factor, out=xp.empty(x.shape, x.dtype))
 
     def split(x):
         """(B, H, T, D) -> (B, H_kv, T, G, D), a view."""
@@ -58,7 +61,7 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
         """(b, h, R, n) -> (b, h, r, G, n)."""
         return x.reshape(*x.shape[:2], -1, G, x.shape[-1])
 
-    scaled_q = xp.multiply(split(q), scale, order=order).reshape(B, H_kv, T * G, D)
+    scaled_q = scaled(split(q), scale).reshape(B, H_kv, T * G, D)
     y = xp.empty_like(q)  # in memory laid out as q is, so that joining the heads again is free
     top, total = (xp.empty((B, H_kv, T * G, 1), q.dtype) for _ in range(2))
     blocks = list(_rows(T, S, causal, ROWS))
@@ -111,7 +114,7 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
                 rows = slice(i.start * G, i.stop * G)
                 e, M = saved[j][place] if saved[j] else weights(b, h, i, n, first=False)
                 g_y = (split(g)[b, h, i] * split(y)[b, h, i]).sum(axis=-1).reshape(*e.shape[:3], 1)
-                g_ = xp.multiply(split(g)[b, h, i], kept / by_token(total[b, h, rows]), order=order)
+                g_ = scaled(split(g)[b, h, i], kept / by_token(total[b, h, rows]))
                 g_ = g_.reshape(*e.shape[:3], D)
                 d_scores = g_ @ v[b, h, :n].swapaxes(-1, -2)
                 if M is not None:

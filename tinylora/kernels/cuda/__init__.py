@@ -11,4 +11,6 @@ from tinylora.kernels.cuda import last as last
 from tinylora.kernels.cuda import linear as linear
 from tinylora.kernels.cuda import lora as lora
 from tinylora.kernels.cuda import loss as loss
+from tinylora.kernels.cuda import many as many
 from tinylora.kernels.cuda import norm as norm
+from tinylora.kernels.cuda import sums as sums

@@ -12,7 +12,7 @@ import numpy as np
 from tinylora import ops
 from tinylora.kernels.cpu.attention import by_input
 from tinylora.kernels.cuda.compile import NAMES, THREADS, blocks, kernel, mask, or_null, packs, ready
-from tinylora.sums import adds
+from tinylora.kernels.cuda.sums import adds_inside
 
 
 @ops.rows_at.tune("cupy")
@@ -25,7 +25,7 @@ def rows_at(xp, x, last):
     y = xp.empty((shape[0], shape[2]), dtype)
     kernel("elementwise", "rows_at", dtype)(*blocks(packs(y)), (ready(xp, x), last, y, y.size, *shape[1:]))
 
-    @adds
+    @adds_inside
     def d_x(g, so_far=None):
         so_far = None if so_far is None else ready(xp, so_far.astype(dtype, copy=False))
         d = xp.empty(shape, dtype)
@@ -37,33 +37,35 @@ def rows_at(xp, x, last):
 
 
 @ops.attention_at.tune("cupy")
-def attention_at(xp, q, k, v, last, heads, p=0.0, key=0):
-    """Keeps q, k, v and P (B, H, T) in float32. Declines more than 1024 features a head."""
-    if q.ndim != 2 or k.ndim != 3 or k.shape != v.shape or q.shape != (len(k), k.shape[2]) or last.shape != q.shape[:1]:
+def attention_at(xp, q, k, v, last, p=0.0, key=0):
+    """Keeps q, k, v and P (B, H, T) in float32. Declines more than 1024 features a head, and heads that share their keys."""
+    if q.ndim != 3 or k.ndim != 4 or k.shape != v.shape or (len(k), k.shape[1], k.shape[3]) != q.shape:
         return NotImplemented
-    if q.dtype not in NAMES or not q.dtype == k.dtype == v.dtype or not k.size or k.shape[2] % heads:
+    if q.dtype not in NAMES or not q.dtype == k.dtype == v.dtype or not k.size or last.shape != q.shape[:1]:
         return NotImplemented
-    (B, T, C), item, dtype = k.shape, q.itemsize, q.dtype
-    if (D := C // heads) > 1024:
+    (B, H, T, D), item, dtype = k.shape, q.itemsize, q.dtype
+    if D > 1024:
         return NotImplemented
-    q, k, v = ready(xp, q), _in_rows(xp, k), _in_rows(xp, v)
+    q, k, v = ready(xp, q), _in_rows(xp, k), _in_rows(xp, v)  # (B, H, D), (B, T, H D) twice
     last = ready(xp, last.astype(np.int64, copy=False))
-    y, P = xp.empty((B, C), dtype), xp.empty((B, heads, T), np.float32)
+    y, P = xp.empty((B, H, D), dtype), xp.empty((B, H, T), np.float32)
     lanes = min(32, 1 << (-(-D * item // 16) - 1).bit_length())  # a power of two, so that they can add up
     choice = {"D": D, "LANES": lanes, "ALIGNED": int(D * item % 16 == 0)}
-    options = heads, T, k.strides[1] // item, v.strides[1] // item, *mask(p, key)
-    kernel("last", "attention_at", dtype, **choice)((B * heads,), (THREADS,), (q, k, v, last, y, P, *options))
+    options = H, T, k.strides[1] // item, v.strides[1] // item, *mask(p, key)
+    kernel("last", "attention_at", dtype, **choice)((B * H,), (THREADS,), (q, k, v, last, y, P, *options))
 
     def gradients(g):
-        d_q, d_kv, dP = xp.empty((B, C), dtype), xp.empty((B, T, 2, C), dtype), xp.empty_like(P)
+        d_q, d_kv, dP = xp.empty((B, H, D), dtype), xp.empty((B, T, 2, H, D), dtype), xp.empty_like(P)
         arguments = q, k, v, last, P, ready(xp, g), dP, d_q, d_kv, *options
-        kernel("last", "attention_at_backward", dtype, **choice)((B * heads,), (THREADS,), arguments)
-        return d_q, d_kv[:, :, 0], d_kv[:, :, 1]
+        kernel("last", "attention_at_backward", dtype, **choice)((B * H,), (THREADS,), arguments)
+        return d_q, d_kv[:, :, 0].transpose(0, 2, 1, 3), d_kv[:, :, 1].transpose(0, 2, 1, 3)
 
     return y, (*by_input(gradients), None)
 
 
 def _in_rows(xp: Any, x: Any) -> Any:
-    """x (B, T, C) itself if its rows stand evenly at addresses that 16 divides, else a copy."""
+    """x (B, H, T, D) as (B, T, H D): as it lies if its rows stand evenly at addresses that 16 divides, else a copy."""
+    B, H, T, D = x.shape
+    x = x.transpose(0, 2, 1, 3).reshape(B, T, H * D)  # a view where the heads of a row stand side by side
     evenly = x.strides[2] == x.itemsize and x.strides[0] == x.shape[1] * x.strides[1] and x.strides[1] > 0
     return x if evenly and not (x.strides[1] % 16 or x.data.ptr % 16) else x.copy(order="C")

@@ -8,8 +8,8 @@ from typing import Any
 from tinylora import ops
 from tinylora.kernels.cuda.compile import NAMES
 from tinylora.kernels.cuda.gemm import cublas_lt, product
+from tinylora.kernels.cuda.sums import adds_inside
 from tinylora.ops.nn import rows
-from tinylora.sums import adds
 
 
 def handles(x: Any, *others: Any) -> bool:
@@ -30,7 +30,7 @@ def linear(xp, x, weight, bias=None):
         y[...] = bias
     y = product(xp, x, weight.T, out=y, plus=y)
 
-    @adds
+    @adds_inside
     def d_x(g, so_far=None):
         return product(xp, rows(g), weight, plus=None if so_far is None else rows(so_far)).reshape(shape)
 

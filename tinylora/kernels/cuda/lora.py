@@ -7,6 +7,7 @@ rounded to the dtype of x for each product; their gradients are summed up in flo
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -17,10 +18,11 @@ from tinylora import ops
 from tinylora.backend import float32
 from tinylora.kernels.cuda.compile import kernel, or_null, ready
 from tinylora.kernels.cuda.gemm import product
+from tinylora.kernels.cuda.joined import joined
 from tinylora.kernels.cuda.linear import handles
+from tinylora.kernels.cuda.sums import adds_inside
 from tinylora.op import once
 from tinylora.ops.nn import rows
-from tinylora.sums import adds
 
 MOST = 3  # layers side by side, as in lora.cu
 
@@ -57,17 +59,23 @@ def lora_linear(xp, x, weight, bias, A, B, scale):
 
 
 @ops.lora_linears.tune("cupy")
-def lora_linears(xp, x, scale, *layers):
-    """All of them by the products of one layer that is as wide as they are together.
+def lora_linears(xp, x, scales, *layers):
+    """All of them by the products of one layer that is as wide as they are together. Outputs are views of (.., k, out).
 
     Each x A is multiplied by zeros for the other layers, so that a NaN in one of them is a NaN in all.
     """
     each = [layers[i : i + 4] for i in range(0, len(layers), 4)]
-    if not fit(x, each):
+    if len(set(scales)) > 1 or not fit(x, each):
         return NotImplemented
     (d_out, d_in), r, k = each[0][0].shape, len(each[0][3]), len(each)
-    y, f = _wide(xp, rows(x), scale, *each)
-    (d_x, of_all_A, of_all_B), x_rows = _gradients(xp, x.shape, scale, f), f.x
+    y, f = _wide(xp, rows(x), scales[0], *each)
+    y = y.reshape(*x.shape[:-1], k, d_out)
+    (of_all_x, of_all_A, of_all_B), x_rows = _gradients(xp, x.shape, scales[0], f), f.x
+    side_by_side = once(functools.partial(joined, y.shape))  # (.., k, out) from the gradients of the outputs
+
+    @adds_inside
+    def d_x(g, so_far=None):
+        return of_all_x(side_by_side(g), so_far)
 
     def by_layer(d):
         """(in, k r) -> (k, in, r)"""
@@ -78,14 +86,15 @@ def lora_linears(xp, x, scale, *layers):
         blocks = xp.lib.stride_tricks.as_strided(d, (k, r, d_out), ((r * k + 1) * d_out * 4, k * d_out * 4, 4))
         return xp.ascontiguousarray(blocks)
 
-    d_As, d_Bs = once(lambda g: by_layer(of_all_A(g))), once(lambda g: own(of_all_B(g)))
+    d_As = once(lambda g: by_layer(of_all_A(side_by_side(g))))
+    d_Bs = once(lambda g: own(of_all_B(side_by_side(g))))
 
     def of_layer(i):
         def d_weight(g):
-            return product(xp, rows(g[..., i, :]).T, x_rows)
+            return product(xp, rows(side_by_side(g)[..., i, :]).T, x_rows)
 
         def d_bias(g):
-            return g[..., i, :]
+            return side_by_side(g)[..., i, :]
 
         def d_A(g):
             return d_As(g)[i]
@@ -95,7 +104,8 @@ def lora_linears(xp, x, scale, *layers):
 
         return d_weight, d_bias, d_A, d_B
 
-    return y.reshape(*x.shape[:-1], k, d_out), (d_x, None, *(vjp for i in range(k) for vjp in of_layer(i)))
+    outputs = tuple(y[..., i, :] for i in range(k))
+    return outputs, (d_x, None, *(vjp for i in range(k) for vjp in of_layer(i)))
 
 
 def fit(x: Any, layers: Sequence[tuple[Any, ...]]) -> bool:
@@ -123,7 +133,7 @@ def _gradients(xp: Any, shape: tuple[int, ...], scale: float, f: Factors) -> tup
     flat = once(lambda g: g.reshape(n, outputs))  # (n, k out)
     g_B = once(lambda g: product(xp, flat(g), B))  # (n, k r)
 
-    @adds
+    @adds_inside
     def d_x(g, so_far=None):
         so_far = None if so_far is None else rows(so_far)
         if n >= outputs:  # W + ΔW is (out, in), and one more pass over dL/dx (n, in)

@@ -1,0 +1,139 @@
+"""The folder of a fine-tuning run: written by `finetune` or by PEFT, read by `predict`, `generate` and `merge`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tinylora.adapters import LoRAConfig, load_adapter, merge_and_unload, read_adapter, save_adapter
+from tinylora.adapters.peft.load import is_peft, read_peft
+from tinylora.formats import LoadError, safetensors, shards
+from tinylora.lora import lora_modules
+from tinylora.models.decoder import Decoder
+from tinylora.models.source import ModelSource
+
+ADAPTER = "adapter.safetensors"
+
+
+def check_output(folder: Path) -> None:
+    """Raise ValueError unless `folder` can be written and holds nothing yet."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: --out names a folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty: it may hold another run; give another --out")
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ValueError(f"{folder} cannot be written: {existing} is not a folder with permission to write")
+
+
+def save_run(
+    folder: Path,
+    source: ModelSource,
+    model: Decoder,
+    config: LoRAConfig,
+    about: dict[str, Any],
+    history: list[dict[str, Any]],
+) -> None:
+    """Write the adapter of `model`, opened from `source`; `config.json`; and `metrics.jsonl`, a line per entry of `history`.
+
+    config.json holds `about`, the base model's name and the labels; the adapter's metadata holds the last two.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    noted = {"model": source.name, "labels": list(model.cfg.labels)}
+    safetensors.write(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in history))
+    safetensors.write(folder / "config.json", json.dumps({**noted, **about}, indent=1) + "\n")
+    path = folder if source.adapter_format == "peft" else folder / ADAPTER
+    save_adapter(model, path, config, format=source.adapter_format, **noted)
+
+
+def adapter_file(path: str | Path) -> Path:
+    """The adapter that a folder or a file name means: the folder itself, if it is one as PEFT writes it."""
+    return Path(path) / ADAPTER if Path(path).is_dir() and not is_peft(path) else Path(path)
+
+
+def read_about(adapter: Path) -> dict[str, Any]:
+    """What an adapter says of itself: "model" and "labels" if tinylora wrote it, "classes" if PEFT stored a head in it."""
+    if not is_peft(adapter):
+        return read_adapter(adapter)[2]
+    found = read_peft(adapter)
+    scores = found.arrays.get("score.weight")
+    return found.about if scores is None else {"classes": len(scores), **found.about}
+
+
+class Finetuned(NamedTuple):
+    """A model with what was learned, and where its base came from: its tokenizer is the base's."""
+
+    model: Decoder
+    source: ModelSource
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes, if it is a classifier."""
+        return self.model.cfg.labels
+
+
+def load_finetuned(path: str | Path, base: str | None = None) -> Finetuned:
+    """The model of a run's folder, an adapter file or folder, or a merged model's folder.
+
+    `base` overrides where the base model is looked for. A base that is no classifier gets the head that the adapter has.
+    """
+    if any((Path(path) / name).is_file() for name in (shards.SINGLE, shards.INDEX)):
+        source = ModelSource.open(path)
+        return Finetuned(source.model(), source)
+    file = adapter_file(path)
+    about = read_about(file)
+    labels = about.get("labels") or ()
+    if not isinstance(labels, list | tuple):
+        raise LoadError(f"{file}: labels must be a list of two different names or more, not {str(labels)[:60]}")
+    name = base or about.get("model")
+    if not isinstance(name, str):
+        raise LoadError(f"{file}: this adapter does not say what its base model is: give it with --model")
+    source = ModelSource.open(name)
+    model, classes = source.model(), tuple(labels) or source.config.labels or about.get("classes")
+    if classes and classes != source.config.labels:
+        try:
+            model.set_classes(classes, bias=source.head_bias)
+        except ValueError as error:
+            raise LoadError(f"{file}: {error}") from None
+    load_adapter(model, file)
+    return Finetuned(model.eval(), source)  # type: ignore[arg-type]  # itself
+
+
+def load_classifier(path: str | Path, base: str | None = None) -> Finetuned:
+    """`load_finetuned`, for what has labels. Raises LoadError if it has none."""
+    found = load_finetuned(path, base)
+    if not found.labels:
+        raise LoadError(f"{path}: this model has no labels: it is no classifier")
+    return found
+
+
+def load_language_model(name: str | None, adapter: str | None = None, default: str = "nano") -> Finetuned:
+    """A language model, by its name or from a run's folder, with an adapter applied.
+
+    Without a name it is the adapter's base, else the default. A classifier's head in the adapter is left out. Raises
+    LoadError for a model that does not score tokens.
+    """
+    if name and not adapter and (is_peft(name) or (Path(name) / ADAPTER).is_file()):
+        name, adapter = None, name
+    about = read_about(adapter_file(adapter)) if adapter else {}
+    base = name or about.get("model") or (None if adapter else default)
+    if not isinstance(base, str):
+        raise LoadError(f"{adapter}: this adapter does not say what its base model is: give it with --model")
+    source = ModelSource.open(base)
+    model = source.model()
+    if model.classifies:
+        raise LoadError(f"{base} is a classifier: it has no scores for tokens")
+    if adapter:
+        load_adapter(model, adapter_file(adapter), lora_only=not {"labels", "classes"}.isdisjoint(about))
+    return Finetuned(model.eval(), source)  # type: ignore[arg-type]  # itself
+
+
+def save_merged(path: str | Path, out: Path, base: str | None = None) -> None:
+    """Write what `load_finetuned` finds as a plain model, in the format of its base: the adapter merged into it."""
+    model, source = load_finetuned(path, base)
+    if not any(lora_modules(model)):
+        raise ValueError(f"{path}: there is no LoRA in this model, or it is merged already")
+    merge_and_unload(model)
+    source.save_merged(model, out)

@@ -1,0 +1,152 @@
+"""Functions whose result has no gradient: comparisons, logic, bits, rounding.
+
+Inputs broadcast, are promoted to one dtype, and may be Python numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinylora.backend import array_module
+from tinylora.tensor import Tensor, no_grad
+from tinylora.torch_api.functional import Dim, axes_of
+from tinylora.torch_api.promote import operand, promote
+
+
+def _untracked(name: str, *inputs: Any) -> Tensor:
+    """NumPy's or CuPy's function `name` of the promoted inputs."""
+    with no_grad():
+        operands = promote(*inputs)
+        arrays = [x.data if isinstance(x, Tensor) else x for x in operands]
+        return Tensor(getattr(array_module(*arrays), name)(*arrays))
+
+
+# -------------------------------------------------------------------------------------- comparisons
+def eq(input: Any, other: Any) -> Tensor:
+    """input == other, element by element."""
+    return _untracked("equal", input, other)
+
+
+def ne(input: Any, other: Any) -> Tensor:
+    """input != other, element by element."""
+    return _untracked("not_equal", input, other)
+
+
+def lt(input: Any, other: Any) -> Tensor:
+    """input < other, element by element."""
+    return _untracked("less", input, other)
+
+
+def le(input: Any, other: Any) -> Tensor:
+    """input <= other, element by element."""
+    return _untracked("less_equal", input, other)
+
+
+def gt(input: Any, other: Any) -> Tensor:
+    """input > other, element by element."""
+    return _untracked("greater", input, other)
+
+
+def ge(input: Any, other: Any) -> Tensor:
+    """input >= other, element by element."""
+    return _untracked("greater_equal", input, other)
+
+
+def isnan(input: Tensor) -> Tensor:
+    return _untracked("isnan", input)
+
+
+def isinf(input: Tensor) -> Tensor:
+    """Is it inf or -inf?"""
+    return _untracked("isinf", input)
+
+
+def isfinite(input: Tensor) -> Tensor:
+    """Is it neither infinite nor NaN?"""
+    return _untracked("isfinite", input)
+
+
+def equal(input: Tensor, other: Tensor) -> bool:
+    """Do the two have the same shape and the same numbers?"""
+    return input.shape == other.shape and bool((input.data == other.data).all())
+
+
+def allclose(input: Tensor, other: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
+    """Is |input - other| ≤ atol + rtol · |other| everywhere?"""
+    a, b = promote(input, operand(other))
+    close = array_module(a.data).isclose(a.data, getattr(b, "data", b), rtol=rtol, atol=atol, equal_nan=equal_nan)
+    return bool(close.all())
+
+
+# -------------------------------------------------------------------------------------- logic and bits
+def logical_and(input: Any, other: Any) -> Tensor:
+    return _untracked("logical_and", input, other)
+
+
+def logical_or(input: Any, other: Any) -> Tensor:
+    return _untracked("logical_or", input, other)
+
+
+def logical_not(input: Tensor) -> Tensor:
+    return _untracked("logical_not", input)
+
+
+def bitwise_and(input: Any, other: Any) -> Tensor:
+    """input & other, for integers and booleans."""
+    return _untracked("bitwise_and", input, other)
+
+
+def bitwise_or(input: Any, other: Any) -> Tensor:
+    """input | other, for integers and booleans."""
+    return _untracked("bitwise_or", input, other)
+
+
+def bitwise_xor(input: Any, other: Any) -> Tensor:
+    """input ^ other, for integers and booleans."""
+    return _untracked("bitwise_xor", input, other)
+
+
+def bitwise_not(input: Tensor) -> Tensor:
+    """~input, for integers and booleans."""
+    return _untracked("invert", input)
+
+
+def any(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
+    """Is any element true, over `dim` (all axes if None)?"""
+    return Tensor(input.data.any(axis=axes_of(dim, input.data.ndim), keepdims=keepdim))
+
+
+def all(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
+    """Are all elements true, over `dim` (all axes if None)?"""
+    return Tensor(input.data.all(axis=axes_of(dim, input.data.ndim), keepdims=keepdim))
+
+
+# -------------------------------------------------------------------------------------- rounding
+def sign(input: Tensor) -> Tensor:
+    """-1, 0 or 1."""
+    return _untracked("sign", input)
+
+
+def floor(input: Tensor) -> Tensor:
+    """The largest whole number ≤ x."""
+    return _untracked("floor", input)
+
+
+def ceil(input: Tensor) -> Tensor:
+    """The smallest whole number ≥ x."""
+    return _untracked("ceil", input)
+
+
+def round(input: Tensor) -> Tensor:
+    """The nearest whole number; halves go to the even one."""
+    return _untracked("round", input)
+
+
+def floor_divide(input: Any, other: Any) -> Tensor:
+    """input / other, rounded down."""
+    return _untracked("floor_divide", input, other)
+
+
+def remainder(input: Any, other: Any) -> Tensor:
+    """What `floor_divide` leaves; it has the sign of `other`."""
+    return _untracked("remainder", input, other)

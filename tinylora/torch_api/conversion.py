@@ -1,0 +1,213 @@
+"""From tensors to NumPy and Python values, to other dtypes and devices, and facts about a tensor's memory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any, overload
+
+import numpy as np
+
+from tinylora import ops
+from tinylora.backend import is_device, is_floating, known, to_device
+from tinylora.tensor import Tensor, record
+from tinylora.torch_api.functional import axes_of
+from tinylora.torch_api.shaping import unbind
+
+
+# ---------------------------------------------------------------------------- to NumPy and Python
+def numpy(input: Tensor) -> np.ndarray:
+    """The NumPy array. Raises if the tensor requires grad (`.detach()` first) or is on the GPU (`.cpu()` first)."""
+    if input.requires_grad:
+        raise RuntimeError("numpy() on a tensor that requires grad: use .detach().numpy()")
+    if input.device != "cpu":
+        raise TypeError(f"numpy() on a tensor on {input.device}: use .cpu().numpy()")
+    return input.data
+
+
+def as_array(input: Tensor, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+    """What np.array(tensor) and np.asarray(tensor) ask for."""
+    return np.array(numpy(input), dtype=dtype, copy=copy)
+
+
+def tolist(input: Tensor) -> Any:
+    """Nested Python lists of numbers, or one number for a 0-d tensor."""
+    return to_device(input.data, "cpu").tolist()
+
+
+def item(input: Tensor) -> Any:
+    """The one number in the tensor."""
+    if input.data.size != 1:
+        raise RuntimeError(f"item() needs exactly one element, and the shape is {input.shape}")
+    return to_device(input.data, "cpu").item()
+
+
+def as_float(input: Tensor) -> float:
+    return float(item(input))
+
+
+def as_int(input: Tensor) -> int:
+    return int(item(input))
+
+
+def as_index(input: Tensor) -> int:
+    """The tensor as an index of a Python list: one integer."""
+    return item(input).__index__()
+
+
+def as_bool(input: Tensor) -> bool:
+    """The truth of a tensor of one element; a larger one has none, and raises."""
+    if input.data.size != 1:
+        raise RuntimeError(f"a tensor of shape {input.shape} is neither true nor false: use .any() or .all()")
+    return bool(item(input))
+
+
+def as_text(input: Tensor) -> str:
+    """tensor([1., 2.], requires_grad=True): the numbers, and what is not the default."""
+    notes = [] if input.device == "cpu" else [f"device='{input.device}'"]
+    if input.device == "meta":
+        text, notes = "...", [f"size={input.shape}", *notes]
+    else:
+        text = np.array2string(to_device(input.data, "cpu"), precision=4, separator=", ", prefix="tensor(", threshold=200)
+    if input.dtype not in (np.float32, np.int64, np.bool_):
+        notes.append(f"dtype={input.dtype}")
+    if input.requires_grad:
+        notes.append("requires_grad=True")
+    return f"tensor({', '.join([text, *notes])})"
+
+
+def formatted(input: Tensor, spec: str) -> str:
+    """f"{loss:.3f}": a 0-d tensor is formatted as its number."""
+    return format(item(input), spec) if input.data.ndim == 0 and spec else repr(input)
+
+
+def length(input: Tensor) -> int:
+    """The size of the first axis."""
+    if not input.data.ndim:
+        raise TypeError("len() of a 0-d tensor")
+    return input.shape[0]
+
+
+def iterate(input: Tensor) -> Iterator[Tensor]:
+    """The slices along the first axis."""
+    if not input.data.ndim:
+        raise TypeError("a 0-d tensor cannot be iterated over")
+    return iter(unbind(input))
+
+
+# ------------------------------------------------------------------------------------------ facts
+@overload
+def size(input: Tensor, dim: None = None) -> tuple[int, ...]: ...
+@overload
+def size(input: Tensor, dim: int) -> int: ...
+def size(input: Tensor, dim: int | None = None) -> tuple[int, ...] | int:
+    """The shape, or the size of one axis."""
+    return input.shape if dim is None else input.shape[axes_of(dim, input.data.ndim)]
+
+
+def dim(input: Tensor) -> int:
+    """The number of axes."""
+    return input.data.ndim
+
+
+def numel(input: Tensor) -> int:
+    """The number of elements."""
+    return input.data.size
+
+
+def element_size(input: Tensor) -> int:
+    """Bytes per element."""
+    return input.data.itemsize
+
+
+def is_floating_point(input: Tensor) -> bool:
+    return is_floating(input.dtype)
+
+
+def is_contiguous(input: Tensor) -> bool:
+    """Do the numbers lie in row order?"""
+    return bool(input.data.flags.c_contiguous)
+
+
+# --------------------------------------------------------------------------- dtypes, devices, copies
+def to(input: Tensor, *where: Any, dtype: Any = None, device: Any = None) -> Tensor:
+    """On another device, in another dtype, or both: to("cuda"), to(float64), to("cuda", float64), to(other)."""
+    for w in where:
+        if isinstance(w, Tensor):
+            dtype, device = w.dtype, w.device
+        elif is_device(w):
+            device = w
+        else:
+            dtype = w
+    if dtype is not None and known(dtype) != input.dtype:
+        input = record(ops.cast, input, dtype=known(dtype))
+    if device is not None and input.device != device:
+        input = record(ops.move, input, device=str(device))
+    return input
+
+
+def type_as(input: Tensor, other: Tensor) -> Tensor:
+    """In the dtype of `other`."""
+    return to(input, other.dtype)
+
+
+def cpu(input: Tensor) -> Tensor:
+    """On the CPU."""
+    return to(input, "cpu")
+
+
+def cuda(input: Tensor) -> Tensor:
+    """On the GPU."""
+    return to(input, "cuda")
+
+
+def to_float(input: Tensor) -> Tensor:
+    """In float32."""
+    return to(input, np.dtype("float32"))
+
+
+def to_double(input: Tensor) -> Tensor:
+    """In float64."""
+    return to(input, np.dtype("float64"))
+
+
+def to_half(input: Tensor) -> Tensor:
+    """In float16."""
+    return to(input, np.dtype("float16"))
+
+
+def to_long(input: Tensor) -> Tensor:
+    """In int64."""
+    return to(input, np.dtype("int64"))
+
+
+def to_int(input: Tensor) -> Tensor:
+    """In int32."""
+    return to(input, np.dtype("int32"))
+
+
+def to_bool(input: Tensor) -> Tensor:
+    """True where the number is not 0."""
+    return to(input, np.dtype("bool"))
+
+
+def clone(input: Tensor) -> Tensor:
+    """A copy with memory of its own; gradients flow through."""
+    same = record(ops.cast, input, dtype=input.dtype)
+    same.data = input.data.copy() if same.data is input.data else same.data
+    return same
+
+
+def contiguous(input: Tensor) -> Tensor:
+    """The same numbers in row order, copied if they are not."""
+    return input if input.data.flags.c_contiguous else clone(input)
+
+
+def deepcopy(input: Tensor, memo: dict[int, Any]) -> Tensor:
+    """A leaf with memory and a gradient of its own."""
+    if not input.is_leaf:
+        raise RuntimeError("only leaf tensors can be deep-copied; use .detach() or .clone()")
+    made = memo[id(input)] = object.__new__(type(input))
+    made.data, made.grad, made.node = input.data.copy(), copy.deepcopy(input.grad, memo), None
+    made.requires_grad = input.requires_grad
+    return made

@@ -1,0 +1,174 @@
+"""Element-wise functions with a gradient. Inputs broadcast, are promoted to one dtype, and may be Python numbers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from tinylora import ops
+from tinylora.op import Op
+from tinylora.tensor import Tensor, record
+from tinylora.torch_api.promote import promote, tensor
+
+
+def _apply(op: Op, *inputs: Any, floating: bool = False) -> Tensor:
+    operands = promote(*inputs, floating=floating)
+    if not any(isinstance(x, Tensor) for x in operands):
+        raise TypeError(f"{op.name}: expected a tensor, got {', '.join(type(x).__name__ for x in inputs)}")
+    try:
+        return record(op, *operands)
+    except ValueError:
+        shapes = [tuple(x.shape) for x in inputs if hasattr(x, "shape")]
+        raise RuntimeError(f"{op.name}: shapes {' and '.join(map(str, shapes))} do not broadcast") from None
+
+
+# ------------------------------------------------------------------------------------- two inputs
+def add(input: Any, other: Any) -> Tensor:
+    """input + other."""
+    return _apply(ops.add, input, other)
+
+
+def sub(input: Any, other: Any) -> Tensor:
+    """input - other."""
+    return _apply(ops.sub, input, other)
+
+
+def mul(input: Any, other: Any) -> Tensor:
+    """input · other."""
+    return _apply(ops.mul, input, other)
+
+
+def div(input: Any, other: Any) -> Tensor:
+    """input / other; integers are divided as float32."""
+    return _apply(ops.div, input, other, floating=True)
+
+
+def maximum(input: Any, other: Any) -> Tensor:
+    """The larger of the two. Ties share the gradient."""
+    return _apply(ops.maximum, input, other)
+
+
+def minimum(input: Any, other: Any) -> Tensor:
+    """The smaller of the two. Ties share the gradient."""
+    return _apply(ops.minimum, input, other)
+
+
+def pow(input: Any, exponent: Any) -> Tensor:
+    """inputᵉˣᵖᵒⁿᵉⁿᵗ. Integers to a negative power raise, as in PyTorch."""
+    base, e = promote(input, exponent)
+    whole = isinstance(base, Tensor) and base.dtype.kind in "iu"
+    if whole and (e < 0 if isinstance(e, int) else isinstance(e, Tensor) and e.data.size and e.data.min() < 0):
+        raise RuntimeError("integers to negative integer powers are not allowed: use .float() first")
+    return _apply(ops.pow, base, e)
+
+
+# -------------------------------------------------------------------------------------- one input
+def neg(input: Tensor) -> Tensor:
+    """-input."""
+    return _apply(ops.neg, input)
+
+
+def abs(input: Tensor) -> Tensor:
+    """|input|, with gradient 0 at 0."""
+    return _apply(ops.abs, input)
+
+
+def exp(input: Tensor) -> Tensor:
+    """eˣ."""
+    return _apply(ops.exp, input, floating=True)
+
+
+def log(input: Tensor) -> Tensor:
+    """The natural logarithm."""
+    return _apply(ops.log, input, floating=True)
+
+
+def sqrt(input: Tensor) -> Tensor:
+    """√x."""
+    return _apply(ops.sqrt, input, floating=True)
+
+
+def rsqrt(input: Tensor) -> Tensor:
+    """1 / √x."""
+    return _apply(ops.rsqrt, input, floating=True)
+
+
+def sin(input: Tensor) -> Tensor:
+    """sin x, x in radians."""
+    return _apply(ops.sin, input, floating=True)
+
+
+def cos(input: Tensor) -> Tensor:
+    """cos x, x in radians."""
+    return _apply(ops.cos, input, floating=True)
+
+
+def tanh(input: Tensor) -> Tensor:
+    """The hyperbolic tangent."""
+    return _apply(ops.tanh, input, floating=True)
+
+
+def erf(input: Tensor) -> Tensor:
+    """The error function: 2/√π ∫₀ˣ exp(-t²) dt."""
+    return _apply(ops.erf, input, floating=True)
+
+
+def sigmoid(input: Tensor) -> Tensor:
+    """1 / (1 + e⁻ˣ)."""
+    return _apply(ops.sigmoid, input, floating=True)
+
+
+def relu(input: Tensor) -> Tensor:
+    """max(x, 0)."""
+    return _apply(ops.relu, input)
+
+
+def silu(input: Tensor) -> Tensor:
+    """x · sigmoid(x)."""
+    return _apply(ops.silu, input, floating=True)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) · up, in one op."""
+    return _apply(ops.swiglu, gate, up, floating=True)
+
+
+def gelu(input: Tensor, approximate: str = "none") -> Tensor:
+    """Gaussian error linear unit: x Φ(x), or with approximate="tanh" the form GPT-2 uses."""
+    if approximate == "tanh":
+        return _apply(ops.gelu, input, floating=True)
+    if approximate != "none":
+        raise RuntimeError(f"approximate is 'none' or 'tanh', not {approximate!r}")
+    return input * 0.5 * (1.0 + erf(input * math.sqrt(0.5)))
+
+
+# ------------------------------------------------------------------------------ choosing and limiting
+def where(condition: Tensor, input: Any, other: Any) -> Tensor:
+    """input where condition is true, else other. The side not chosen gets a gradient of exactly 0, even for inf and NaN."""
+    a, b = promote(input, other)
+    if not isinstance(a, Tensor) and not isinstance(b, Tensor):
+        a = tensor(a, device=condition.device)
+    return record(ops.where, condition.data.astype(bool), a, b)
+
+
+def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
+    """A copy of input with `value` where mask is true."""
+    if mask.dtype != bool:
+        raise RuntimeError(f"masked_fill: the mask must be boolean, and this one is {mask.dtype}")
+    return where(mask, value if isinstance(value, Tensor) else input.data.dtype.type(value).item(), input)
+
+
+def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
+    """input limited to [min, max], two numbers or tensors; one of the two may be None."""
+    if isinstance(min, Tensor) or isinstance(max, Tensor):
+        low = input if min is None else maximum(input, min)
+        return low if max is None else minimum(low, max)
+    if min is None and max is None:
+        raise RuntimeError("clamp: give min, max or both")
+    input = promote(input, *(limit for limit in (min, max) if limit is not None))[0]
+    if input.dtype.kind != "f":
+        limits = np.iinfo(input.dtype)
+        return record(ops.clamp, input, limits.min if min is None else min, limits.max if max is None else max)
+    return record(ops.clamp, input, -math.inf if min is None else float(min), math.inf if max is None else float(max))
