@@ -141,7 +141,14 @@ def in_dtype(name, call, dtype):
         for i, x in enumerate(call.inputs)
     ]  # fmt: skip
     exact = [x.astype(np.float64) if isinstance(x, np.ndarray) and x.dtype.kind not in "iub" else x for x in inputs]
-    return Call(to_gpu(tuple(inputs)), to_gpu(call.options)), Call(to_gpu(tuple(exact)), to_gpu(call.options))
+    wide = np.float64 if dtype == np.float64 else np.float32  # of masks, as functional.py passes them on
+    options = {
+        k: x.astype(wide) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x for k, x in call.options.items()
+    }
+    exact_options = {
+        k: x.astype(np.float64) if isinstance(x, np.ndarray) and x.dtype == wide else x for k, x in options.items()
+    }
+    return Call(to_gpu(tuple(inputs)), to_gpu(options)), Call(to_gpu(tuple(exact)), to_gpu(exact_options))
 
 
 @pytest.mark.parametrize("name, i", TUNED)

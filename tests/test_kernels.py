@@ -422,4 +422,6 @@ def test_the_engine_uses_the_tuned_versions_and_meta_does_not():
     with tinylora.device("meta"):
         x, W = tinylora.zeros(50, 8), tinylora.zeros(8, 8)
         assert F.lora_linear(x, W, None, tinylora.zeros(8, 2), tinylora.zeros(2, 8)).shape == (50, 8)
-        assert F.gelu(x, approximate="tanh").shape == (50, 8)
+        assert F.gelu(x, approximate="tanh").shape == F.rms_norm(x, (8,)).shape == (50, 8)
+        q, k = tinylora.zeros(2, 6, 5, 4), tinylora.zeros(2, 3, 7, 4)
+        assert F.scaled_dot_product_attention(q, k, k, enable_gqa=True).shape == (2, 6, 5, 4)
