@@ -186,14 +186,19 @@ def _ready(xp: Any, layer: tuple[Any, ...]) -> list[Any]:
 
 
 def _plain_lora_linear(xp, x, weight, bias, A, B, scale):
-    """The definition with A and B rounded to the dtype of x, and their gradients in float32."""
+    """The definition with A and B rounded to the dtype of x, their gradients in float32 and all else in the dtype of x.
+
+    CuPy takes bfloat16 for float32 beside a Python number such as the scale.
+    """
     small = A.astype(x.dtype), B.astype(x.dtype)
-    y, (d_x, d_weight, d_bias, narrow_d_A, narrow_d_B, _) = ops.lora_linear.definition(xp, x, weight, bias, *small, scale)
+    y, (*vjps, d_A, d_B, _) = ops.lora_linear.definition(xp, x, weight, bias, *small, scale)
+    of_others = [_in_dtype(vjp, x.dtype) for vjp in vjps]  # d_x, d_weight, d_bias
+    return y.astype(x.dtype, copy=False), (*of_others, _in_dtype(d_A, float32), _in_dtype(d_B, float32), None)
 
-    def d_A(g):
-        return narrow_d_A(g).astype(np.float32)
 
-    def d_B(g):
-        return narrow_d_B(g).astype(np.float32)
+def _in_dtype(vjp: Callable[..., Any], dtype: Any) -> Callable[..., Any]:
+    @functools.wraps(vjp)
+    def in_dtype(g: Any) -> Any:
+        return vjp(g).astype(dtype, copy=False)
 
-    return y, (d_x, d_weight, d_bias, d_A, d_B, None)
+    return in_dtype
