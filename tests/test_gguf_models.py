@@ -151,7 +151,7 @@ def test_tensors_that_do_not_fit_are_named(file, change, message):
 def test_an_entry_that_is_not_known_is_remarked_upon(file):
     about, _, write = file
     about["llama.attention.new_thing"] = 3
-    with pytest.warns(UserWarning, match=r"not known and left out of account: llama\.attention\.new_thing"):
+    with pytest.warns(UserWarning, match=r"unknown and ignored: llama\.attention\.new_thing"):
         load_model(write())
 
 

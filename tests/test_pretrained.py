@@ -173,6 +173,32 @@ def test_a_layer_without_a_row_is_named_instead_of_left_out(tmp_path, folder, mo
     assert not (tmp_path / "out").exists()
 
 
+def test_two_rows_of_one_name_are_named(tmp_path, monkeypatch):
+    twice = replace(GPT2.rows[-1], theirs=GPT2.rows[0].theirs)
+    monkeypatch.setattr(names, "FAMILIES", [replace(GPT2, rows=(*GPT2.rows, twice))])
+    with pytest.raises(
+        ValueError, match=f"two Rows are named {GPT2.rows[0].theirs}: those of {GPT2.rows[0].ours}, {twice.ours}"
+    ):
+        made(tie_head=True).save_pretrained(tmp_path / "out")
+
+
+def test_a_config_table_gives_every_entry_of_the_configuration_and_no_other():
+    entries = dict(GPT2.config.entries)
+    n_embd = entries.pop("n_embd")
+    with pytest.raises(ValueError, match="what the ConfigTable of GPTConfig reads lacks emb_dim"):
+        replace(GPT2.config, entries=entries).read({}, "here")
+    misspelt = replace(n_embd, ours="emb_dimm")
+    with pytest.raises(ValueError, match="unknown entry 'emb_dimm' in the ConfigTable of GPTConfig: did you mean 'emb_dim'"):
+        replace(GPT2.config, entries={**entries, "n_embd": misspelt})
+
+
+def test_an_unknown_entry_of_config_json_is_named_with_the_nearest_known_one():
+    with pytest.warns(UserWarning, match=r"here: unknown and ignored: n_embed \(did you mean n_embd\?\)"):
+        GPT2.config.read({"n_embed": 12}, "here")
+    with pytest.raises(ValueError, match="n_embd must be an integer of at least 1, not '12'"):
+        GPT2.config.read({"n_embd": "12"}, "here")
+
+
 def test_a_row_joins_modules_of_one_shape_stored_in_out(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"qkv joins q, k, which needs turned=True"):
         Row("qkv", ("q", "k"))
@@ -233,7 +259,7 @@ def test_a_configuration_entry_that_cannot_be_honoured_is_named(folder, entries,
 
 def test_an_entry_that_is_not_known_is_remarked_upon(folder):
     changed(folder, rotary_pct=0.25)
-    with pytest.warns(UserWarning, match="not known and left out of account: rotary_pct"):
+    with pytest.warns(UserWarning, match="unknown and ignored: rotary_pct"):
         GPTModel.from_pretrained(folder)
 
 

@@ -25,6 +25,11 @@ from tinylora.formats import LoadError, safetensors
 from tinylora.lora import lora_modules
 from tinylora.models.decoder import Decoder
 
+OTHER_BASE = (
+    "this adapter was trained on another base model (a new head belongs to the base, and is not stored, unless it is"
+    ' trained: LoRAConfig(train=("out_head",)))'
+)
+
 
 def _stored(model: nn.Module, train: tuple[str, ...]) -> dict[str, nn.Parameter]:
     """The parameters in an adapter: A and B of every layer, and those of the modules trained whole."""
@@ -98,7 +103,7 @@ def load_adapter(model: nn.Module, path: str | Path, lora_only: bool = False) ->
     if is_peft(path):
         adapter = read_peft(path)
         if adapter.about.get("base") not in (None, fingerprint(model, tuple(adapter.about.get("train", ())))):
-            raise LoadError(f"{path}: this adapter was trained on another base model")
+            raise LoadError(f"{path}: {OTHER_BASE}")
         return put_peft(cast(Decoder, model), adapter, lora_only)
     arrays, config, about = read_adapter(path)
     fresh = not any(lora_modules(model))
@@ -121,7 +126,7 @@ def load_adapter(model: nn.Module, path: str | Path, lora_only: bool = False) ->
         if faults:
             raise LoadError(f"{path}: does not fit the model:\n  " + "\n  ".join(sorted(faults)))
         if fingerprint(model, config.train) != about.get("base"):
-            raise LoadError(f"{path}: this adapter was trained on another base model")
+            raise LoadError(f"{path}: {OTHER_BASE}")
     except BaseException:
         if fresh:
             unwrap(model)

@@ -55,7 +55,7 @@ class ModelConfig:
             value = getattr(self, name)
             ids = value if isinstance(value, tuple) else () if value is None else (value,)
             if not all(type(i) is int and i >= 0 for i in ids):
-                raise ValueError(f"{name} must be a token's number, or several, not {str(value)[:60]}")
+                raise ValueError(f"{name} must be a token's number, or several, not {repr(value)[:60]}")
 
     def as_dict(self) -> dict[str, Any]:
         """Entries that differ from their defaults, and those without a default, as JSON values."""
@@ -67,14 +67,14 @@ class ModelConfig:
         return found
 
 
-def checked_entries(cls: Any, entries: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """The entries that a dataclass is made of. Raises ValueError for one that it does not have, or one that is missing."""
+def checked_entries(cls: Any, entries: Mapping[str, Any], what: str, partly: bool = False) -> dict[str, Any]:
+    """The entries that a dataclass is made of, or part of them. Raises ValueError for one that is unknown or missing."""
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for name in entries.keys() - fields.keys():
         near = difflib.get_close_matches(str(name), fields, n=1, cutoff=0.0)
         raise ValueError(f"unknown entry {name!r} in {what}: did you mean {near[0]!r}?")
     required = [name for name, field in fields.items() if field.default is dataclasses.MISSING]
-    if lacking := [name for name in required if name not in entries]:
+    if not partly and (lacking := [name for name in required if name not in entries]):
         raise ValueError(f"{what} lacks {', '.join(lacking)}")
     return dict(entries)
 
@@ -82,22 +82,22 @@ def checked_entries(cls: Any, entries: Mapping[str, Any], what: str) -> dict[str
 def check_size(name: str, value: Any) -> None:
     """Raise ValueError unless it is an integer from 1 to 2³¹ - 1."""
     if type(value) is not int or not 0 < value < 2**31:
-        raise ValueError(f"{name} must be an integer of at least 1, not {str(value)[:60]}")
+        raise ValueError(f"{name} must be an integer of at least 1, not {repr(value)[:60]}")
 
 
 def check_flag(name: str, value: Any) -> None:
     """Raise ValueError unless it is True or False."""
     if type(value) is not bool:
-        raise ValueError(f"{name} must be true or false, not {str(value)[:60]!r}")
+        raise ValueError(f"{name} must be true or false, not {repr(value)[:60]}")
 
 
 def check_number(name: str, value: Any, low: float = 0.0, high: float = 1e30) -> None:
     """Raise ValueError unless low <= value < high; by default what float32 still computes with."""
     if type(value) not in (int, float) or not low <= value < high:
-        raise ValueError(f"{name} must be a number of at least {low:g} and below {high:g}, not {str(value)[:60]}")
+        raise ValueError(f"{name} must be a number of at least {low:g} and below {high:g}, not {repr(value)[:60]}")
 
 
 def check_choice(name: str, value: Any, known: Any) -> None:
     """Raise ValueError unless it is one of the `known` names."""
     if not isinstance(value, str) or value not in known:
-        raise ValueError(f"{name} is one of {', '.join(known)}, not {str(value)[:60]!r}")
+        raise ValueError(f"{name} is one of {', '.join(known)}, not {repr(value)[:60]}")

@@ -60,7 +60,7 @@ def read_config(file: GGUF) -> tuple[Family, ModelConfig]:
         raise LoadError(f"{where}: {error}") from None
     odd = [key for key in file.metadata if key.startswith(prefix) and key.removeprefix(prefix) not in table.entries]
     if odd := [key for key in odd if key.removeprefix(prefix) not in table.without_effect]:
-        warnings.warn(f"{where}: not known and left out of account: {', '.join(sorted(odd))}", stacklevel=3)
+        warnings.warn(f"{where}: unknown and ignored: {', '.join(sorted(odd))}", stacklevel=3)
     return family, family.config.read(config, where)
 
 

@@ -6,13 +6,14 @@ Each family describes its entries in a ConfigTable; what is common to all famili
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tinylora.formats import LoadError
-from tinylora.models.config import ModelConfig, check_choice, check_flag, check_number, check_size
+from tinylora.models.config import ModelConfig, check_choice, check_flag, check_number, check_size, checked_entries
 
 Check = Callable[[str, Any], None]
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -94,6 +95,14 @@ class ConfigTable:
     adjust: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] = lambda theirs, ours: ours
     restore: Callable[[Any, dict[str, Any]], dict[str, Any]] = lambda cfg, config: config
 
+    def __post_init__(self) -> None:
+        checked_entries(
+            self.config,
+            {entry.ours: None for entry in self.entries.values()},
+            f"the ConfigTable of {self.config.__name__}",
+            partly=True,
+        )
+
     @property
     def model_types(self) -> tuple[str, ...]:
         return tuple(self.architectures)
@@ -147,8 +156,14 @@ class ConfigTable:
             ours[name] = tuple(value) if isinstance(value, list) else value
         ours = self.adjust(theirs, ours)
         if unknown := theirs.keys() - self.known():
-            warnings.warn(f"{where}: not known and left out of account: {', '.join(sorted(unknown))}", stacklevel=4)
-        return self.config(**ours)
+            warnings.warn(
+                f"{where}: unknown and ignored: {', '.join(map(self._with_nearest, sorted(unknown)))}", stacklevel=4
+            )
+        return self.config(**checked_entries(self.config, ours, f"what the ConfigTable of {self.config.__name__} reads"))
+
+    def _with_nearest(self, name: str) -> str:
+        near = difflib.get_close_matches(name, self.entries, n=1, cutoff=0.8)
+        return f"{name} (did you mean {near[0]}?)" if near else name
 
     def write(self, cfg: ModelConfig, tied: bool, labels: tuple[str, ...]) -> dict[str, Any]:
         """The config.json of a model with this configuration; with `labels`, of a classifier."""

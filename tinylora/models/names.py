@@ -150,6 +150,11 @@ def _holds_weights(module: nn.Module) -> bool:
 def check_rows(model: Decoder) -> None:
     """Raise ValueError for parameters that no row of the family names, and for parts of one layer that differ in shape."""
     named = set()
+    seen: dict[str, tuple[str, ...]] = {}
+    for row in family_of(model).rows:
+        if row.theirs in seen:
+            raise ValueError(f"two Rows are named {row.theirs}: those of {', '.join(seen[row.theirs] + row.paths)}")
+        seen[row.theirs] = row.paths
     for layer in layers(model).values():
         if layer.paths == ["out_head"] and model.head_is_tied:
             continue
