@@ -249,7 +249,11 @@ def quantized_linear(draw):
     codes = np.random.default_rng(draw(st.integers(0, 9))).integers(-127, 128, (d_out, d_in)).astype(np.int8)
     scales = draw(arrays((d_out, 1), layouts=("contiguous",)))
     x, bias = draw(arrays((*draw(shapes(max_dims=2)), d_in))), draw(st.none() | arrays((d_out,)))
-    return Call((x, bias, codes, scales), {"weight": lambda xp, codes, scales: codes * scales})
+    return Call((x, bias, codes, scales), {"weight": _dequantize})
+
+
+def _dequantize(xp, codes, scales):
+    return codes * scales
 
 
 @st.composite
@@ -495,7 +499,20 @@ LARGE: dict[str, list[Call]] = {
     "log_softmax": [Call((_x((300, 200)),), {"axis": -1})],
     "lora_linear": [_lora(65, 129, 4), _lora(64, 64, 8), _lora(48, 144, 16), _lora(144, 48, 16)],
     "lora_linears": [_loras(130, 48, 64, 8, 3), _loras(9, 64, 64, 16, 3), _loras(130, 40, 32, 8, 2)],
-    "matmul": [Call((_x((4, 130, 65)), _x((65, 129))))],
+    "matmul": [
+        Call((_x((4, 130, 65)), _x((65, 129)))),
+        Call((_x((130, 65)), _x((3, 65, 129)))),
+        Call((_x((300, 200)), _x((200, 100)))),
+        Call((_x((2, 5, 130, 16)), _x((2, 5, 130, 16)).swapaxes(-1, -2))),
+        Call((_x((7, 1, 90, 65)), _x((1, 3, 65, 64)))),
+    ],
+    "quantized_linear": [
+        Call(
+            (_x((3, 130, 65)), bias, _rng.integers(-127, 128, (129, 65)).astype(np.int8), _x((129, 1))),
+            {"weight": _dequantize},
+        )
+        for bias in (None, _x(129))
+    ],
     "rms_norm": [Call((_x((8, 130, n)), _x(n)), {"eps": 1e-5}) for n in (65, 264)],
     "rope": [
         Call((_x((3, 130, 5, 64)).transpose(0, 2, 1, 3), *_angles(130, 32))),

@@ -16,7 +16,7 @@ import tinylora
 from tinylora import ops, profile
 from tinylora.kernels.cpu import adam as adam_of_all
 from tinylora.kernels.cpu import attention as blocked
-from tinylora.kernels.cpu import blocks, elementwise, linear, loss, products, rotary
+from tinylora.kernels.cpu import blocks, elementwise, linear, loss, matmul, products, rotary
 from tinylora.op import this_thread
 from tinylora.tensor import sum_to
 from tinylora.torch_api import functional as F
@@ -339,6 +339,28 @@ def test_rectangles_cover_a_result_once(n, m, k, threads, monkeypatch):
         seen[place] += 1
     assert (seen == 1).all() and len(cut) <= threads
     assert not products.BLAS_IS_OURS or n * m * k < 2 * products.ALONE or len(cut) > 1 or threads == 1
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 100])
+@pytest.mark.parametrize("batch", [(1,), (5,), (1, 12), (8, 12), (2, 1, 3), (3, 2, 2)])
+def test_pieces_cover_a_stack_once_and_are_enough(batch, count):
+    seen = np.zeros(batch, int)
+    cut = list(matmul.pieces(batch, count))
+    for piece in cut:
+        seen[piece] += 1
+    assert (seen == 1).all() and len(cut) >= min(count, seen.size)
+
+
+def test_a_product_keeps_the_other_side_alone_for_a_gradient():
+    for shape in ((70, 80), (3, 70, 80)):
+        a, b = draw(*shape).copy(), draw(80, 90).copy()
+        (alive_a, alive_b), (_, (d_a, d_b)) = map(weakref.ref, (a, b)), matmul.matmul(np, a, b)
+        del a, b
+        assert alive_a() is not None and alive_b() is not None
+        del d_b
+        assert alive_a() is None
+        del d_a
+        assert alive_b() is None
 
 
 # ---------------------------------------------------------------------------------------------- Adam

@@ -10,7 +10,7 @@ from op_table import LARGE, ROWS, Call
 
 import tinylora  # registers the tuned versions
 from tinylora import ops
-from tinylora.kernels.cpu import attention, blocks, linear, loss, products
+from tinylora.kernels.cpu import attention, blocks, linear, loss, matmul, products
 from tinylora.op import OPS, Op, once
 from tinylora.tensor import record, sum_to
 from tinylora.testing import KinkError, gradcheck
@@ -19,7 +19,7 @@ from tinylora.testing.strategies import arrays
 NAMES = sorted(name for name, op in OPS.items() if op.definition.__module__.startswith("tinylora."))
 CUTS = [
     (blocks, "BLOCK", 5), (products, "ALONE", 1), (products, "SMALL", 0),
-    (linear, "ROWS", 2), (loss, "LOGITS", 5),
+    (linear, "ROWS", 2), (loss, "LOGITS", 5), (matmul, "ALONE", 1), (matmul, "SMALL", 0),
     (attention, "ROWS", 2), (attention, "SMALL", 0), (attention, "SHORT", 3), (attention, "SCORES", {"numpy": 8}),
 ]  # fmt: skip
 OUTSIDE_OF_GRAPHS = {"accumulate", "adam", "clip_norm"}  # they work on gradients, of which nobody asks for the gradient

@@ -68,6 +68,26 @@ def lora_linear(xp, x, weight, bias, A, B, scale):
     return y.reshape(*shape[:-1], len(weight)), (d_x, d_weight, d_bias, d_A, d_B, None)
 
 
+@ops.quantized_linear.tune("numpy")
+def quantized_linear(xp, x, bias, *parts, weight):
+    """The definition, its products on several threads."""
+    if not plain(x, bias):
+        return NotImplemented
+    shape, dtype = x.shape, x.dtype
+
+    def W():
+        return weight(xp, *parts).astype(dtype, copy=False)
+
+    def d_x(g):
+        return product(rows(g), W()).reshape(shape)
+
+    def d_bias(g):
+        return g
+
+    y = product(rows(x), W().T, bias)
+    return y.reshape(*shape[:-1], y.shape[1]), (d_x, d_bias, *[None] * len(parts))
+
+
 def changed_product(x: Any, W: Any, x_P: Any, P: Any, Q: Any, bias: Any = None) -> Any:
     """x (W + P Q) + b for matrices x (N, k), W (k, m), P (k, r) and Q (r, m), where x P is given.
 
