@@ -184,12 +184,14 @@ def test_two_rows_of_one_name_are_named(tmp_path, monkeypatch):
 
 def test_a_config_table_gives_every_entry_of_the_configuration_and_no_other():
     entries = dict(GPT2.config.entries)
-    n_embd = entries.pop("n_embd")
-    with pytest.raises(ValueError, match="what the ConfigTable of GPTConfig reads lacks emb_dim"):
+    context = entries.pop("n_positions")
+    with pytest.raises(ValueError, match="what the ConfigTable of GPTConfig reads lacks context_length"):
         replace(GPT2.config, entries=entries).read({}, "here")
-    misspelt = replace(n_embd, ours="emb_dimm")
-    with pytest.raises(ValueError, match="unknown entry 'emb_dimm' in the ConfigTable of GPTConfig: did you mean 'emb_dim'"):
-        replace(GPT2.config, entries={**entries, "n_embd": misspelt})
+    misspelt = replace(context, ours="context_lenght")
+    with pytest.raises(
+        ValueError, match="unknown entry 'context_lenght' in the ConfigTable of GPTConfig: did you mean 'context_length'"
+    ):
+        replace(GPT2.config, entries={**entries, "n_positions": misspelt})
 
 
 def test_an_unknown_entry_of_config_json_is_named_with_the_nearest_known_one():
