@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -15,11 +16,21 @@ from tinylora.backend.meta import MetaArray
 
 
 class _Random:
-    """The state behind `manual_seed`: a generator for weights and a counter for dropout keys."""
+    """The state behind `manual_seed`: one generator for weights, one for dropout keys.
+
+    They are made at their first use: numpy.random is a fifth of what `import tinylora` would take.
+    """
 
     def __init__(self, seed: int | None) -> None:
-        self.weights = np.random.Generator(np.random.SFC64(seed))
-        self.dropout = np.random.Generator(np.random.SFC64(seed))
+        self.seed = seed
+
+    @functools.cached_property
+    def weights(self) -> np.random.Generator:
+        return np.random.Generator(np.random.SFC64(self.seed))
+
+    @functools.cached_property
+    def dropout(self) -> np.random.Generator:
+        return np.random.Generator(np.random.SFC64(self.seed))
 
 
 _random = _Random(None)
