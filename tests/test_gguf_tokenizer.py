@@ -159,7 +159,7 @@ def gpt2():
     pytest.importorskip("tokenizers")
     if not (DATA / "gpt2_bpe").is_dir():
         pytest.skip(f"GPT-2's vocabulary is not at {DATA / 'gpt2_bpe'}: set TINYLORA_DATA")
-    folder = FolderTokenizer(DATA / "gpt2_bpe", 50256)
+    folder = FolderTokenizer(DATA / "gpt2_bpe", (50256,))
     merges = [
         line for line in (DATA / "gpt2_bpe" / "merges.txt").read_text().splitlines() if not line.startswith("#version")
     ]

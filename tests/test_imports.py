@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import tinylora
+
 PACKAGE = Path(__file__).parent.parent / "tinylora"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -118,3 +120,16 @@ def test_each_file_of_the_reading_path_names_the_next():
 def test_there_is_no_pickle_anywhere():
     for path in FILES:
         assert not {"pickle", "shelve", "marshal", "dill"} & set(modules_at_import(path)), path
+
+
+def test_what_most_programs_do_not_use_is_imported_at_its_first_use():
+    rooms = "{m for m in sys.modules if m.startswith(('tinylora.models', 'tinylora.adapters', 'tinylora.testing'))}"
+    program = (
+        f"import sys, tinylora; assert not {rooms}, {rooms}; tinylora.load_model; assert 'tinylora.models' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'tinylora' has no attribute 'lora_model'"):
+        tinylora.lora_model

@@ -3,9 +3,12 @@
 Read it in this order: op.py, ops/nn.py, tensor.py, nn/module.py, models/gpt.py, lora.py.
 """
 
+import importlib
+import typing
+
 import tinylora.kernels
 import tinylora.torch_api.methods
-from tinylora import adapters, lora, models, nn, ops, optim, testing
+from tinylora import lora, nn, ops, optim
 from tinylora.training import cuda
 from tinylora.torch_api import functional
 from tinylora.backend import bool_ as bool
@@ -13,10 +16,8 @@ from tinylora.backend import bfloat16, device, float16, float32, float64, int8, 
 from tinylora.backend import set_default_device, uint8
 from tinylora.kernels import get_num_threads, no_kernels, set_num_threads
 from tinylora.kernels.cuda.gemm import get_float32_matmul_precision, set_float32_matmul_precision
-from tinylora.models import load_model
 from tinylora.nn.count import count_parameters
 from tinylora.tensor import Tensor, inference_mode, no_grad
-from tinylora.testing.profile import profile
 from tinylora.torch_api.comparison import all, allclose, any, ceil, eq, equal, floor, ge, gt, isfinite, isinf, isnan, le
 from tinylora.torch_api.comparison import logical_and, logical_not, logical_or, lt, ne, round, sign
 from tinylora.torch_api.conversion import clone, numel
@@ -33,6 +34,25 @@ from tinylora.training.recompute import checkpoint
 from math import e, inf, nan, pi
 
 __version__ = "0.1.0"
+
+if typing.TYPE_CHECKING:
+    from tinylora import adapters, models, testing
+    from tinylora.models import load_model
+    from tinylora.testing.profile import profile
+else:
+    # imported at their first use: together they take as long as all the rest
+    _ROOMS = ("adapters", "models", "testing")
+    _NAMES = {"load_model": "tinylora.models", "profile": "tinylora.testing.profile"}
+
+    def __getattr__(name):
+        if name in _ROOMS:
+            found = importlib.import_module(f"tinylora.{name}")
+        elif name in _NAMES:
+            found = getattr(importlib.import_module(_NAMES[name]), name)
+        else:
+            raise AttributeError(f"module 'tinylora' has no attribute {name!r}")
+        return globals().setdefault(name, found)
+
 
 float, double, half, int, long = float32, float64, float16, int32, int64
 
