@@ -6,6 +6,7 @@ parse anyway, takes 0.15 s and its numbers 0.8 s, where the library `gguf` takes
 
 from __future__ import annotations
 
+import functools
 import mmap
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class GGUF:
         except (LoadError, OSError) as error:
             raise LoadError(f"{path}: not a readable GGUF file ({error})") from None
 
-    @property
+    @functools.cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: entry.shape for name, entry in self.entries.items()}
 
