@@ -6,6 +6,7 @@ in Hugging Face's files a pair is features i and i + D / 2, so the rows are reor
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -84,7 +85,7 @@ class GGUFWeights:
         known = {tensor for tensor, _ in self._rows.values()} | {"rope_freqs.weight"}
         self._rows |= {tensor: (tensor, False) for tensor in file.shapes.keys() - known}
 
-    @property
+    @functools.cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: self.file.shapes[tensor] for name, (tensor, _) in self._rows.items()}
 
@@ -92,7 +93,6 @@ class GGUFWeights:
         """A copy in float32. Raises LoadError if a number is NaN or infinite."""
         tensor, interleaved = self._rows[name]
         found = self.file.floats(tensor)
-        self.file.forget()
         return in_halves(found, self.cfg.head_dim) if interleaved else found
 
     def same(self, one: str, other: str) -> bool:

@@ -63,4 +63,4 @@ def build(family: Family, cfg: ModelConfig, path: Path) -> Decoder:
     if default_device() != "meta":
         for name, parameter in wanted.items():
             parameter.data = to_device(file.floats(name), default_device())
-    return model.eval()  # type: ignore[return-value]  # itself
+    return model.eval()

@@ -61,7 +61,7 @@ def build(family: Family, cfg: ModelConfig, weights: Weights, where: str) -> Dec
         _check_tied(model, weights, names, where)
     if default_device() != "meta":
         _fill(model, weights, names)
-    return model.eval()  # type: ignore[return-value]  # itself
+    return model.eval()
 
 
 def expected(model: Decoder) -> dict[str, tuple[int, ...]]:

@@ -7,7 +7,7 @@ Assigning a Parameter or a Module to an attribute registers it. A parameter's na
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -148,24 +148,24 @@ class Module:
         return self
 
     # --------------------------------------------------------------------- changing all of the tree
-    def apply(self, function: Callable[[Module], Any]) -> Module:
+    def apply(self, function: Callable[[Module], Any]) -> Self:
         """Call `function` on every module, children before parents."""
         for child in self.children():
             child.apply(function)
         function(self)
         return self
 
-    def train(self, mode: bool = True) -> Module:
+    def train(self, mode: bool = True) -> Self:
         """Training mode: dropout is on. Weights do not change."""
         for module in self.modules():
             module.training = mode
         return self
 
-    def eval(self) -> Module:
+    def eval(self) -> Self:
         """Evaluation mode: dropout is off. Weights do not change."""
         return self.train(False)
 
-    def requires_grad_(self, requires_grad: bool = True) -> Module:
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Set requires_grad of every parameter: `model.requires_grad_(False)` freezes it."""
         for parameter in self.parameters():
             parameter.requires_grad = requires_grad

@@ -98,7 +98,7 @@ def load_finetuned(path: str | Path, base: str | None = None) -> Finetuned:
         except ValueError as error:
             raise LoadError(f"{file}: {error}") from None
     load_adapter(model, file)
-    return Finetuned(model.eval(), source)  # type: ignore[arg-type]  # itself
+    return Finetuned(model.eval(), source)
 
 
 def load_classifier(path: str | Path, base: str | None = None) -> Finetuned:
@@ -127,7 +127,7 @@ def load_language_model(name: str | None, adapter: str | None = None, default: s
         raise LoadError(f"{base} is a classifier: it has no scores for tokens")
     if adapter:
         load_adapter(model, adapter_file(adapter), lora_only=not {"labels", "classes"}.isdisjoint(about))
-    return Finetuned(model.eval(), source)  # type: ignore[arg-type]  # itself
+    return Finetuned(model.eval(), source)
 
 
 def save_merged(path: str | Path, out: Path, base: str | None = None) -> None:
