@@ -92,14 +92,14 @@ def same_numbers(close, case, model, found, folder):
     close(case, "loss", numbers(loss), numbers(their))
     loss.backward()
     their.backward()
-    kept = [p.data for p in found.parameters()]
+    kept = [p.array for p in found.parameters()]
     for p in found.parameters():
-        p.data = p.grad.data
+        p.array = p.grad.array
     found.save_pretrained(folder / "gradients")
     expected = {name: numbers(p.grad) for name, p in model.named_parameters()}
     each(close, case, "gradients", stored(folder / "gradients"), expected)
     for p, data in zip(found.parameters(), kept, strict=True):
-        p.data = data
+        p.array = data
     step_both(model, found)
     found.save_pretrained(folder / "step")
     expected = {name: numbers(p) for name, p in model.named_parameters()}
@@ -151,9 +151,9 @@ def same_adapter(close, case, model, ours, config, folder, merge=True):
     for p in [p for p in (*ours.parameters(), *model.parameters()) if p.requires_grad]:
         p.data = p.grad.data
     same_files(close, case, "gradients", model, ours, config, folder / "g")
-    for parameters, data in zip((ours.parameters(), model.parameters()), before, strict=True):
-        for p, array in zip(parameters, data, strict=True):
-            p.data = array
+    for parameters, kept in zip((ours.parameters(), model.parameters()), before, strict=True):
+        for p, data in zip(parameters, kept, strict=True):
+            p.data = data
     step_both(model, ours)
     same_files(close, case, "AdamW step", model, ours, config, folder / "s")
     if not merge:

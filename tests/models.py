@@ -23,7 +23,7 @@ def shaken(model, seed=0):
     """float64, every parameter random: ones, zeros and LoRA's B = 0 hide mistakes."""
     rng = np.random.default_rng(seed)
     for p in model.double().parameters():
-        p.data = np.asarray(rng.standard_normal(p.shape)) * 0.5
+        p.array = np.asarray(rng.standard_normal(p.shape)) * 0.5
     return model
 
 
@@ -32,11 +32,11 @@ def moved(model, seed=0):
     rng = np.random.default_rng(seed)
     for p in model.parameters():
         if p.requires_grad:
-            p.data = rng.standard_normal(p.shape).astype(np.float32)
+            p.array = rng.standard_normal(p.shape).astype(np.float32)
     return model
 
 
 def state(model):
     """All that must not change: the tree, every parameter object, its array, its bytes and whether it is trained."""
     tree = [(path, id(m), m.training) for path, m in model.named_modules()]
-    return tree, [(path, id(p), id(p.data), p.data.tobytes(), p.requires_grad) for path, p in model.named_parameters()]
+    return tree, [(path, id(p), id(p.array), p.array.tobytes(), p.requires_grad) for path, p in model.named_parameters()]

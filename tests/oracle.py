@@ -59,7 +59,7 @@ def agree(f, *inputs, tolerance=None, grad=True):
             b.backward(torch.tensor(g), retain_graph=True)
     for i, (x, e) in enumerate(zip(ours, theirs, strict=True)):
         if getattr(e, "requires_grad", False):
-            d = np.zeros(e.shape) if x.grad is None else x.grad.data
+            d = np.zeros(e.shape) if x.grad is None else x.grad.array
             expected_d = np.zeros(e.shape) if e.grad is None else e.grad.numpy()
             assert_close(d, expected_d, 10 * (tolerance or near), f"gradient of input {i}")
 

@@ -139,7 +139,7 @@ def test_scaling(scaling, scale):
     model = trained(LoRAConfig(rank=4, alpha=6.0, scaling=scaling), base(classes=5))
     for _, layer in lora_modules(model):
         assert layer.lora.alpha == scale
-        A, B = layer.lora.A.data, layer.lora.B.data
+        A, B = layer.lora.A.array, layer.lora.B.array
         np.testing.assert_allclose(layer.lora.delta(), scale * (A @ B), rtol=1e-6)
 
 
@@ -147,9 +147,9 @@ def test_initialisation():
     for init, std in (("lecture", 1 / math.sqrt(4)), ("peft", 1 / math.sqrt(3 * 64))):
         model = base(emb_dim=64)
         apply_lora(model, LoRAConfig(rank=4, alpha=3, targets=("W_query", "W_key"), init=init))
-        A = np.concatenate([layer.lora.A.data.ravel() for _, layer in lora_modules(model)])
+        A = np.concatenate([layer.lora.A.array.ravel() for _, layer in lora_modules(model)])
         assert abs(A.std() / std - 1) < 0.15
-        assert all(layer.lora.A.requires_grad and not layer.lora.B.data.any() for _, layer in lora_modules(model))
+        assert all(layer.lora.A.requires_grad and not layer.lora.B.array.any() for _, layer in lora_modules(model))
         if init == "peft":
             assert abs(A).max() <= 1 / math.sqrt(64)
 
@@ -190,7 +190,7 @@ def test_merge_and_unload_is_the_merged_model_without_the_lora():
 def test_if_one_cannot_be_merged_none_is():
     model = trained()
     last = list(lora_modules(model))[-1][1]
-    last.lora.A.data = np.full_like(last.lora.A.data, np.nan)
+    last.lora.A.array = np.full_like(last.lora.A.array, np.nan)
     before = state(model)
     for change in (merge, merge_and_unload):
         with pytest.raises(RuntimeError, match=r"trf_blocks\.1\.ff\.layers\.0: .*NaN"):
@@ -224,7 +224,7 @@ def test_what_is_saved_is_loaded_bit_for_bit(tmp_path_factory, targets, rank, sc
     assert load_adapter(fresh, path) == config
     np.testing.assert_array_equal(scores(fresh), scores(model))
     for (a, p), (b, q) in zip(model.named_parameters(), fresh.named_parameters(), strict=True):
-        assert (a, p.data.tobytes(), p.requires_grad) == (b, q.data.tobytes(), q.requires_grad)
+        assert (a, p.array.tobytes(), p.requires_grad) == (b, q.array.tobytes(), q.requires_grad)
 
 
 def test_the_file_holds_the_change_alone(saved):
@@ -244,9 +244,9 @@ def test_loading_into_a_wrapped_model_takes_the_scale_of_the_file(saved):
 
 def test_lora_only_leaves_the_head_that_the_model_has(saved):
     model = base(classes=0)
-    head = model.out_head.weight.data
+    head = model.out_head.weight.array
     load_adapter(model, saved[0], lora_only=True)
-    assert model.out_head.weight.data is head and not isinstance(model.out_head, LinearWithLoRA)
+    assert model.out_head.weight.array is head and not isinstance(model.out_head, LinearWithLoRA)
     assert [path for path, _ in lora_modules(model)] == [e.path for e in apply_lora(base(), CONFIG)]
     assert (model.features(IDS).detach().numpy() != base(classes=0).features(IDS).detach().numpy()).any()
 
@@ -335,7 +335,7 @@ def test_another_base_is_refused_and_left_as_it_was(saved, other, message):
 
 def test_a_base_that_differs_in_one_bit_is_another_base(saved):
     model = base()
-    model.trf_blocks[0].norm1.scale.data = np.nextafter(model.trf_blocks[0].norm1.scale.data, 2)
+    model.trf_blocks[0].norm1.scale.array = np.nextafter(model.trf_blocks[0].norm1.scale.array, 2)
     with pytest.raises(ValueError, match="another base model"):
         load_adapter(model, saved[0])
 
@@ -349,7 +349,7 @@ def test_a_broken_or_merged_model_is_not_saved(tmp_path):
     with pytest.raises(RuntimeError, match=r"merged: call unmerge\(\)"):
         save_adapter(model, path, CONFIG)
     unmerge(model)
-    model.out_head.bias.data = np.full(3, np.inf, np.float32)
+    model.out_head.bias.array = np.full(3, np.inf, np.float32)
     with pytest.raises(ValueError, match=r"NaN or infinity in out_head\.bias"):
         save_adapter(model, path, CONFIG)
     assert not list(tmp_path.iterdir())

@@ -62,7 +62,7 @@ def test_the_model_loads_in_single_precision_with_its_head_tied():
     model = load_model("nano")
     assert {p.dtype for p in model.parameters()} == {np.dtype("float32")}
     assert model.cfg.vocab_size == 257 and model.out_head.weight is model.tok_emb.weight
-    assert not model.training and all(np.isfinite(p.data).all() for p in model.parameters())
+    assert not model.training and all(np.isfinite(p.array).all() for p in model.parameters())
 
 
 @pytest.mark.skipif(not VALID.is_file(), reason="WikiText-2 is absent: name its folder in TINYLORA_DATA")

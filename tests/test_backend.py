@@ -203,7 +203,7 @@ def test_meta_matrix_products_know_shapes_and_name_those_that_do_not_fit():
 
 def test_meta_tensors_take_no_memory_and_hold_no_numbers():
     x = tinylora.zeros(100_000, 100_000, device="meta")
-    assert x.data.nbytes == 4 * 10**10 and repr(x) == "tensor(..., size=(100000, 100000), device='meta')"
+    assert x.array.nbytes == 4 * 10**10 and repr(x) == "tensor(..., size=(100000, 100000), device='meta')"
     refused = [lambda: x.to("cpu"), lambda: x.tolist(), lambda: x.sum().item(), lambda: bool(x.sum() > 0),
                lambda: tinylora.cat([x, x]), lambda: x.cumsum(0), lambda: x.sort()]  # fmt: skip
     for f in refused:

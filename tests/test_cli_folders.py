@@ -86,7 +86,7 @@ def test_an_adapter_of_a_language_model_generates_and_merges(capsys, hf, tmp_pat
     rng = np.random.default_rng(0)
     for p in model.parameters():
         if p.requires_grad:
-            p.data = rng.standard_normal(p.shape).astype(np.float32)
+            p.array = rng.standard_normal(p.shape).astype(np.float32)
     save_adapter(model, tmp_path / "a", config, format="peft")
     arguments = ["generate", "--prompt", "Are you", "--tokens", 8, "--temperature", 0]
     status, out, _ = run(capsys, *arguments, "--model", hf / "gpt2", "--adapter", tmp_path / "a")

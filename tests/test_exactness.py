@@ -26,7 +26,7 @@ def leaf(data):
 def test_a_product_with_a_frozen_weight_does_not_keep_the_other_side(f):
     x, w = leaf(np.ones((3, 4))), tinylora.ones(4, 3, dtype=tinylora.float64)
     h = x * 2.0
-    seen = weakref.ref(h.data)
+    seen = weakref.ref(h.array)
     y = f(h, w)
     del h
     assert seen() is None
@@ -39,7 +39,7 @@ def test_a_deep_copy_is_a_leaf_of_its_own():
     twin = copy.deepcopy(model)
     twin(tinylora.ones(1, 3)).sum().backward()
     assert model.weight.grad is None and twin.weight.grad is not None
-    assert isinstance(twin.weight, nn.Parameter) and twin.weight.data is not model.weight.data
+    assert isinstance(twin.weight, nn.Parameter) and twin.weight.array is not model.weight.array
     with pytest.raises(RuntimeError, match="only leaf tensors"):
         copy.deepcopy(twin.weight * 2)
 
@@ -49,9 +49,9 @@ def test_equal_numbers_have_no_deviation_and_no_gradient():
         for dtype in (tinylora.float32, tinylora.float64):
             x = tinylora.full((1, 7), value, dtype=dtype, requires_grad=True)
             x.std().backward()
-            assert (x.grad.data == 0).all()
+            assert (x.grad.array == 0).all()
     y = nn.functional.layer_norm(tinylora.full((2, 768), 12345.678), (768,))
-    assert (y.data == 0).all()
+    assert (y.array == 0).all()
 
 
 def test_float64_does_not_leak_in():
@@ -76,7 +76,7 @@ def test_what_is_no_number_is_not_equal():
 
 def test_a_module_is_not_cast_to_integers():
     layer = nn.Linear(2, 2)
-    before = layer.weight.data
+    before = layer.weight.array
     with pytest.raises(TypeError, match="floating-point dtype only, not to int64"):
         layer.to(tinylora.int64)
-    assert layer.weight.data is before
+    assert layer.weight.array is before

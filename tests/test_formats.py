@@ -140,7 +140,7 @@ def test_a_model_folder_gives_the_model_back(tmp_path, tied):
 def test_a_tied_head_that_was_merged_is_stored_beside_the_embedding(tmp_path):
     model = base(tie_head=True)
     apply_lora(model, LoRAConfig(rank=2, alpha=6.0))
-    model.out_head.lora.B.data = np.ones_like(model.out_head.lora.B.data)
+    model.out_head.lora.B.array = np.ones_like(model.out_head.lora.B.array)
     merge_and_unload(model)
     save_model(model, tmp_path / "m")
     np.testing.assert_array_equal(scores(load_model(tmp_path / "m")), scores(model))
@@ -182,7 +182,7 @@ def test_a_configuration_that_is_none_is_named(tmp_path, content, message):
 
 def test_a_model_with_nan_is_refused(tmp_path):
     model = base()
-    model.final_norm.scale.data = np.full(8, np.nan, np.float32)
+    model.final_norm.scale.array = np.full(8, np.nan, np.float32)
     save_model(model, tmp_path)
     with pytest.raises(ValueError, match=r"NaN or infinity in final_norm\.scale"):
         load_model(tmp_path)

@@ -56,7 +56,7 @@ def test_the_count_is_split_by_part_and_by_what_moves():
 # ------------------------------------------------------------------------------------ GPT against PyTorch
 def reference_gpt(torch, state, cfg, tokens):
     """The lecture's GPT in plain PyTorch operations, on the weights of `state`."""
-    w = {name: torch.tensor(t.data).requires_grad_() for name, t in state.items()}
+    w = {name: torch.tensor(t.array).requires_grad_() for name, t in state.items()}
     B, T, H = *tokens.shape, cfg["n_heads"]
 
     def norm(x, at):
@@ -87,11 +87,11 @@ def test_logits_and_gradients_of_gpt_agree_with_pytorch(qkv_bias):
     model, tokens, target = shaken(GPTModel(cfg)), ids(3, 6), ids(3, 6, seed=1)
     logits = model(tokens)
     nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten()).backward()
-    expected, weights = reference_gpt(torch, model.state_dict(), cfg, torch.tensor(tokens.data))
-    torch.nn.functional.cross_entropy(expected.flatten(0, 1), torch.tensor(target.data).flatten()).backward()
-    np.testing.assert_allclose(logits.data, expected.detach().numpy(), rtol=0, atol=1e-10)
+    expected, weights = reference_gpt(torch, model.state_dict(), cfg, torch.tensor(tokens.array))
+    torch.nn.functional.cross_entropy(expected.flatten(0, 1), torch.tensor(target.array).flatten()).backward()
+    np.testing.assert_allclose(logits.array, expected.detach().numpy(), rtol=0, atol=1e-10)
     for name, p in model.named_parameters():
-        np.testing.assert_allclose(p.grad.data, weights[name].grad.numpy(), rtol=0, atol=1e-10, err_msg=name)
+        np.testing.assert_allclose(p.grad.array, weights[name].grad.numpy(), rtol=0, atol=1e-10, err_msg=name)
 
 
 def test_a_token_sees_no_token_after_it():
@@ -120,18 +120,18 @@ def test_training_moves_b_first_then_a_and_never_the_base():
     freeze(model)
     replace_linear_with_lora(model, rank=2, alpha=3)
     lora = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    base = {name: p.data.tobytes() for name, p in model.named_parameters() if not p.requires_grad}
-    start = {name: p.data.copy() for name, p in lora.items()}
-    assert all(p.data.any() == name.endswith("A") for name, p in lora.items())
+    base = {name: p.array.tobytes() for name, p in model.named_parameters() if not p.requires_grad}
+    start = {name: p.array.copy() for name, p in lora.items()}
+    assert all(p.array.any() == name.endswith("A") for name, p in lora.items())
     optimizer = tinylora.optim.AdamW(lora.values(), lr=0.01, weight_decay=0.0)
     for step in range(2):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(ids(2, 6)).flatten(0, 1), ids(2, 6, seed=1).flatten()).backward()
         optimizer.step()
-        assert all(p.data.any() for p in lora.values())
-        moved = {name: not np.array_equal(p.data, start[name]) for name, p in lora.items()}
+        assert all(p.array.any() for p in lora.values())
+        moved = {name: not np.array_equal(p.array, start[name]) for name, p in lora.items()}
         assert all(moved[name] or (step == 0 and name.endswith("A")) for name in moved)
-    assert {name: p.data.tobytes() for name, p in model.named_parameters() if name in base} == base
+    assert {name: p.array.tobytes() for name, p in model.named_parameters() if name in base} == base
     assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
 
 
@@ -165,7 +165,7 @@ def test_ranks_that_make_no_sense():
 def test_unmerging_gives_the_same_bytes_back():
     layer = shaken(LinearWithLoRA(nn.Linear(5, 3), rank=2, alpha=7))
     x = tinylora.randn(4, 5).double()
-    before, y = layer.linear.weight.data.tobytes(), layer(x)
+    before, y = layer.linear.weight.array.tobytes(), layer(x)
     layer.merge()
     with tinylora.no_grad():
         assert layer(x).allclose(y, rtol=1e-12, atol=1e-12)
@@ -174,9 +174,9 @@ def test_unmerging_gives_the_same_bytes_back():
     with pytest.raises(RuntimeError, match="merged it cannot be trained"):
         layer(x)
     layer.unmerge()
-    assert layer.linear.weight.data.tobytes() == before
+    assert layer.linear.weight.array.tobytes() == before
     with pytest.raises(RuntimeError, match="not merged"):
         layer.unmerge()
-    layer.lora.A.data[0, 0] = np.nan
+    layer.lora.A.array[0, 0] = np.nan
     with pytest.raises(RuntimeError, match="NaN or infinity"):
         layer.merge()

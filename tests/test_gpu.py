@@ -244,7 +244,7 @@ def randomised(make, dtype):
     tinylora.manual_seed(0)
     model, rng = make(), np.random.default_rng(0)
     for p in model.to(dtype).parameters():
-        p.data = (rng.standard_normal(p.shape) * 0.3).astype(dtype)
+        p.array = (rng.standard_normal(p.shape) * 0.3).astype(dtype)
     return model
 
 
@@ -299,8 +299,8 @@ def test_a_module_gives_the_same_on_the_gpu(name, dtype, differences):
         tinylora.manual_seed(9)  # of the dropout masks
         y = model(x)
         y.backward(tinylora.tensor(np.random.default_rng(2).standard_normal(y.shape).astype(dtype)).to(device))
-        gradients = {path: p.grad.data for path, p in model.named_parameters() if p.grad is not None}
-        found[device] = {"out": y.data, **gradients} | ({"input": x.grad.data} if x.grad is not None else {})
+        gradients = {path: p.grad.array for path, p in model.named_parameters() if p.grad is not None}
+        found[device] = {"out": y.array, **gradients} | ({"input": x.grad.array} if x.grad is not None else {})
     assert found["cpu"].keys() == found["cuda"].keys()
     scale = max(np.abs(b).max() for b in found["cpu"].values())
     for path, b in found["cpu"].items():
@@ -318,7 +318,7 @@ def test_generated_text_and_quantised_weights_are_the_same_on_the_gpu():
         assert found["cpu"] == found["cuda"]
     linear = nn.Linear(64, 17)
     for kind in (Int8Linear, NF4Linear):
-        parts = [[to_cpu(part.data) for part in kind(linear.to(device)).buffers()] for device in ("cpu", "cuda")]
+        parts = [[to_cpu(part.array) for part in kind(linear.to(device)).buffers()] for device in ("cpu", "cuda")]
         assert all(np.allclose(a, b, rtol=1e-6) for a, b in zip(*parts, strict=True))
 
 
@@ -328,7 +328,7 @@ def test_fifty_steps_of_training_end_at_the_same_losses(dtype, limit, difference
     for device in ("cpu", "cuda"):
         model = randomised(gpt_with_lora, dtype).to(device)
         optimizer = optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
-        base = {path: to_cpu(p.data).tobytes() for path, p in model.named_parameters() if not p.requires_grad}
+        base = {path: to_cpu(p.array).tobytes() for path, p in model.named_parameters() if not p.requires_grad}
         tinylora.manual_seed(4)
         losses[device] = []
         for step in range(50):
@@ -339,7 +339,7 @@ def test_fifty_steps_of_training_end_at_the_same_losses(dtype, limit, difference
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             losses[device].append(loss.item())
-        assert {p: to_cpu(q.data).tobytes() for p, q in model.named_parameters() if p in base} == base
+        assert {p: to_cpu(q.array).tobytes() for p, q in model.named_parameters() if p in base} == base
         assert losses[device][-1] < losses[device][0]
     difference = relative_difference(np.array(losses["cuda"]), np.array(losses["cpu"]))
     differences["50 steps with LoRA", dtype] = difference

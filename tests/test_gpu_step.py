@@ -40,7 +40,7 @@ def gpt(dtype=None, **changes):
     model.out_head = nn.Linear(model.cfg.emb_dim, 2)
     rng = np.random.default_rng(0)
     for name, p in model.named_parameters():
-        p.data = (rng.standard_normal(p.shape) * (0.3 if "lora" in name else 0.1)).astype("float32")
+        p.array = (rng.standard_normal(p.shape) * (0.3 if "lora" in name else 0.1)).astype("float32")
     return model.to("cuda", *([dtype] if dtype else []))
 
 
@@ -73,7 +73,7 @@ def train(model, captured, steps=12, lengths=(16,)):
     for i in range(steps):
         optimizer.param_groups[0]["lr"] = 3e-3 * (1 + i % 3)
         found.append([x.item() for x in run(*data(i, lengths[i % len(lengths)]))])
-    return np.array(found), {n: p.data.get() for n, p in model.named_parameters() if p.requires_grad}
+    return np.array(found), {n: p.array.get() for n, p in model.named_parameters() if p.requires_grad}
 
 
 # ------------------------------------------------------------------------------------------- graphs
@@ -126,10 +126,10 @@ def test_a_captured_step_reads_weights_and_state_that_were_put_in_its_way():
     run = tinylora.cuda.capture(step, optimizer)
     for i in range(4):
         run(*data(i))
-    saved = [p.data.copy() for p in optimizer.parameters()], optimizer.state_dict()
+    saved = [p.array.copy() for p in optimizer.parameters()], optimizer.state_dict()
     expected = [run(*data(i))[0].item() for i in range(4, 8)]
     for p, array in zip(optimizer.parameters(), saved[0], strict=True):
-        p.data = array
+        p.array = array
     optimizer.load_state_dict(saved[1])
     assert [run(*data(i))[0].item() for i in range(4, 8)] == expected
 
@@ -185,10 +185,10 @@ def test_a_loss_that_is_not_finite_leaves_the_best_weights_in_the_model():
     with tinylora.device("cuda"):
         model = GPTModel({**CFG, "vocab_size": 257, "drop_rate": 0.0})
         model.out_head = nn.Linear(CFG["emb_dim"], 2)
-        before = [p.data.copy() for p in model.parameters()]
+        before = [p.array.copy() for p in model.parameters()]
         with pytest.raises(FloatingPointError, match="NaN or infinite"):
             training.train(model, messages, messages, ["a", "b"], TrainConfig(epochs=9, lr=1e30, batch_size=4))
-    assert all((p.data == b).all() for p, b in zip(model.parameters(), before, strict=True))
+    assert all((p.array == b).all() for p, b in zip(model.parameters(), before, strict=True))
 
 
 # ----------------------------------------------------------------------------------------- bfloat16
@@ -216,7 +216,7 @@ def test_softmax_of_bfloat16_is_computed_in_float32():
     x = tinylora.tensor(np.random.default_rng(0).standard_normal((5, 300)).astype("float32"), device="cuda")
     narrow = x.to(bfloat16)
     assert F.softmax(narrow).dtype == bfloat16
-    assert apart(F.softmax(narrow).data, F.softmax(narrow.float()).data) < 3e-3
+    assert apart(F.softmax(narrow).array, F.softmax(narrow.float()).array) < 3e-3
 
 
 KIN = {
@@ -234,7 +234,7 @@ def test_kin_of_lora_train_on_a_bfloat16_base(name):
         tinylora.manual_seed(0)
         layer = KIN[name](nn.Linear(64, 32), 8, 4.0)
         rng = np.random.default_rng(0)
-        layer.lora.B.data = layer.lora.B.data + 0.1 * rng.standard_normal((8, 32)).astype("float32")
+        layer.lora.B.array = layer.lora.B.array + 0.1 * rng.standard_normal((8, 32)).astype("float32")
         freeze(layer.linear)
         layer.to("cuda", *([dtype] if dtype else []))
         x = tinylora.tensor(rng.standard_normal((5, 7, 64)).astype("float32"), device="cuda").to(dtype or np.float32)
@@ -243,7 +243,7 @@ def test_kin_of_lora_train_on_a_bfloat16_base(name):
         ).sum().backward()
         trained = [p for p in layer.parameters() if p.requires_grad]
         assert all(p.dtype == p.grad.dtype == np.float32 for p in trained)
-        found.append([layer(x).float().data, *(p.grad.data for p in trained)])
+        found.append([layer(x).float().array, *(p.grad.array for p in trained)])
     assert max(apart(a, b) for a, b in zip(*found, strict=True)) < 2e-2
 
 
@@ -257,7 +257,7 @@ def llama(dtype=None):
     replace_linear_with_lora(model, rank=8, alpha=7)
     rng = np.random.default_rng(0)
     for name, p in model.named_parameters():
-        p.data = (rng.standard_normal(p.shape) * (0.3 if "lora" in name else 0.1)).astype("float32")
+        p.array = (rng.standard_normal(p.shape) * (0.3 if "lora" in name else 0.1)).astype("float32")
     return model.to("cuda", *([dtype] if dtype else []))
 
 
@@ -266,7 +266,7 @@ def test_a_llama_in_bfloat16_has_gradients_near_those_in_float32():
     for model in (llama(), llama(bfloat16)):
         ids, _ = data(1)
         F.cross_entropy(model(ids)[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
-        found.append(cupy.concatenate([p.grad.data.ravel() for p in model.parameters() if p.requires_grad]))
+        found.append(cupy.concatenate([p.grad.array.ravel() for p in model.parameters() if p.requires_grad]))
     assert apart(found[1], found[0]) < 0.2
 
 
@@ -301,7 +301,7 @@ def test_query_key_and_value_side_by_side_give_what_they_give_one_by_one(dtype, 
         ids, classes = data(1, length)
         with tinylora.profile() as p:
             F.cross_entropy(model(ids)[:, -1], classes).backward()
-        found = cupy.concatenate([p.grad.data.ravel() for p in model.parameters() if p.requires_grad])
+        found = cupy.concatenate([p.grad.array.ravel() for p in model.parameters() if p.requires_grad])
         return found, p.ops["lora_linears"].calls
 
     together, calls = gradients(gpt(dtype, drop_rate=0.0))
@@ -313,7 +313,7 @@ def test_query_key_and_value_side_by_side_give_what_they_give_one_by_one(dtype, 
         return
     exact = gpt(drop_rate=0.0)
     for p in exact.parameters():
-        p.data = p.data if p.requires_grad else p.data.astype(dtype).astype(np.float32)
+        p.array = p.array if p.requires_grad else p.array.astype(dtype).astype(np.float32)
     near = gradients(exact)[0]
     assert apart(together, near) < min(0.2, 2 * apart(alone, near))
 
@@ -332,7 +332,7 @@ def test_lora_fa_does_not_keep_its_input():
         layer = kind(nn.Linear(512, 64), 8, 4.0).to("cuda")
         freeze(layer.linear)
         x = tinylora.ones(4096, 512, device="cuda") * 1.0
-        alive = weakref.ref(x.data)
+        alive = weakref.ref(x.array)
         y = layer(x)
         del x
         kept[kind] = alive() is not None
@@ -351,7 +351,7 @@ def test_models_and_adapters_go_from_one_device_to_the_other(tmp_path):
             base.save_pretrained(tmp_path / device)
         adapters.apply_lora(base, config)
         for p in (p for p in base.parameters() if p.requires_grad):
-            p.data = p.data + 0.1
+            p.array = p.array + 0.1
         adapters.save_adapter(base, tmp_path / f"{device}.safetensors", config)
         with tinylora.device(other):
             again = GPTModel.from_pretrained(tmp_path / device)
@@ -368,10 +368,10 @@ def test_out_of_memory_names_the_sizes_and_what_to_try():
     model = gpt()
     step, optimizer = stepper(model)
     step(*data(0))
-    before = [p.data.copy() for p in optimizer.parameters()]
+    before = [p.array.copy() for p in optimizer.parameters()]
     with pytest.raises(MemoryError, match=r"asked for \d.* GB.*free.*batch.*bfloat16.*checkpoint"):
         tinylora.zeros(2**42, device="cuda")
-    assert all((p.data == b).all() for p, b in zip(optimizer.parameters(), before, strict=True))
+    assert all((p.array == b).all() for p, b in zip(optimizer.parameters(), before, strict=True))
     assert step(*data(1))[0].item() > 0
 
 

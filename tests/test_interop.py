@@ -203,7 +203,7 @@ def test_an_adapter_made_here_computes_the_same_there(tmp_path, close, case, kin
     rng = np.random.default_rng(0)
     for p in ours.parameters():
         if p.requires_grad:
-            p.data = rng.standard_normal(p.shape).astype(np.float32) * np.float32(0.3)
+            p.array = rng.standard_normal(p.shape).astype(np.float32) * np.float32(0.3)
     save_adapter(ours.eval(), tmp_path / "adapter", config, format="peft")
     model = peft.PeftModel.from_pretrained(kind.from_pretrained(tmp_path / "base"), tmp_path / "adapter").eval()
     close(case, "logits", numbers(our_logits(ours)), numbers(their_logits(model)))
@@ -221,7 +221,7 @@ def test_scales_that_differ_among_query_key_and_value_go_into_b(tmp_path, close)
     apply_lora(ours, config)
     for i, (_, m) in enumerate(lora_modules(ours)):
         m.lora.alpha = float(i % 3)
-        m.lora.B.data = np.random.default_rng(i).standard_normal(m.lora.B.shape).astype(np.float32)
+        m.lora.B.array = np.random.default_rng(i).standard_normal(m.lora.B.shape).astype(np.float32)
     save_adapter(ours, tmp_path / "adapter", config, format="peft")
     model = peft.PeftModel.from_pretrained(LM.from_pretrained(tmp_path / "base"), tmp_path / "adapter").eval()
     close("here: three scales", "logits", numbers(our_logits(ours)), numbers(their_logits(model)))

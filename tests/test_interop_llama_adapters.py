@@ -115,7 +115,7 @@ def test_an_adapter_made_here_computes_the_same_there(tmp_path, close, case, cla
     rng = np.random.default_rng(0)
     for p in ours.parameters():
         if p.requires_grad:
-            p.data = rng.standard_normal(p.shape).astype(np.float32) * np.float32(0.3)
+            p.array = rng.standard_normal(p.shape).astype(np.float32) * np.float32(0.3)
     save_adapter(ours.eval(), tmp_path / "adapter", config, format="peft")
     model = peft.PeftModel.from_pretrained(kind.from_pretrained(tmp_path / "base"), tmp_path / "adapter").eval()
     close(case, "logits", numbers(our_logits(ours)), numbers(their_logits(model)))

@@ -373,7 +373,7 @@ def test_adam_goes_on_from_a_state_that_the_definition_left_in_columns():
             w.grad = tinylora.tensor(np.arange(12, dtype=np.float32).reshape(4, 3)).T
             with block:
                 optimizer.step()
-        moved.append(w.data)
+        moved.append(w.array)
     assert np.array_equal(*moved)
 
 
@@ -395,7 +395,7 @@ def test_adam_on_all_parameters_gives_the_numbers_of_one_by_one(name, threads, m
                 )
             with contextlib.nullcontext() if kernels else tinylora.no_kernels():
                 optimizer.step()
-        results.append([x.data for x in p] + [s[k] for s in optimizer.state.values() for k in ("m", "v")])
+        results.append([x.array for x in p] + [s[k] for s in optimizer.state.values() for k in ("m", "v")])
     for ours, plain in zip(*results, strict=True):
         assert np.array_equal(ours, plain) and ours.dtype == np.float32
 

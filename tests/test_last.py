@@ -28,7 +28,7 @@ def test_features_at_a_position_are_those_of_the_whole_model(last, seed):
     replace_linear_with_lora(model, rank=2, alpha=3)
     for name, p in model.named_parameters():
         if name.endswith("lora.B"):
-            p.data = tinylora.randn(p.shape).data
+            p.array = tinylora.randn(p.shape).array
     model.double()
     ids = tinylora.randint(0, 20, (len(last), 9))
     at = tinylora.tensor(last)

@@ -70,16 +70,16 @@ def plain_forward(model, tokens):
     angle = frequencies(D, cfg.rope_base, cfg.rope_scaling).astype(np.float64)
 
     def linear(layer, x):
-        return layer.weight.data @ x + (0 if layer.bias is None else layer.bias.data)
+        return layer.weight.array @ x + (0 if layer.bias is None else layer.bias.array)
 
     def norm(layer, x):
-        return x if isinstance(layer, nn.Identity) else x / np.sqrt((x * x).mean() + layer.eps) * layer.weight.data
+        return x if isinstance(layer, nn.Identity) else x / np.sqrt((x * x).mean() + layer.eps) * layer.weight.array
 
     def rotated(x, t):
         a, b, cos, sin = x[: D // 2], x[D // 2 :], np.cos(t * angle), np.sin(t * angle)
         return np.concatenate([a * cos - b * sin, b * cos + a * sin])
 
-    x = [model.tok_emb.weight.data[token] for token in tokens]
+    x = [model.tok_emb.weight.array[token] for token in tokens]
     for block in model.trf_blocks:
         att, ff, y = block.att, block.ff, [norm(block.norm1, v) for v in x]
         q = [[rotated(norm(att.q_norm, h), t) for h in linear(att.W_query, v).reshape(-1, D)] for t, v in enumerate(y)]
@@ -220,7 +220,7 @@ def trained(model, steps=3):
 @pytest.mark.parametrize("variant", ["lora", "dora", "lora-fa", "pissa"])
 def test_each_variant_learns_is_saved_and_merges(variant, tmp_path):
     model, config = made(**KIN["Qwen3"]), LoRAConfig(2, 3.0, ALL_SEVEN, scaling="alpha/r", variant=variant)
-    before = {name: p.data.copy() for name, p in model.named_parameters()}
+    before = {name: p.array.copy() for name, p in model.named_parameters()}
     apply_lora(model, config)
     losses = trained(model)
     assert losses[-1] < losses[0]
@@ -234,7 +234,7 @@ def test_each_variant_learns_is_saved_and_merges(variant, tmp_path):
         np.testing.assert_allclose(scores(again), found, rtol=0, atol=1e-6)
     merge(model)
     unmerge(model)
-    kept = {name.replace(".linear.", "."): p.data for name, p in model.named_parameters()}
+    kept = {name.replace(".linear.", "."): p.array for name, p in model.named_parameters()}
     for name, array in before.items():
         np.testing.assert_array_equal(kept[name], array)
     merge_and_unload(model)

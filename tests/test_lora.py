@@ -24,7 +24,7 @@ def shake(model, seed=0):
     rng = np.random.default_rng(seed)
     for module in model.modules():
         if isinstance(module, LoRALayer):
-            module.B.data = rng.standard_normal(module.B.shape).astype(module.B.dtype)
+            module.B.array = rng.standard_normal(module.B.shape).astype(module.B.dtype)
     return model
 
 
@@ -165,14 +165,14 @@ def test_a_block_in_two_places_is_wrapped_once():
 def test_merging_keeps_the_answers_and_unmerging_gives_the_same_bytes_and_the_same_array(size, double):
     layer = wrapped(size, double=double).eval()
     x = random(3, size.in_dim).to(layer.linear.weight.dtype)
-    original, array, content = layer.linear.weight, layer.linear.weight.data, layer.linear.weight.data.tobytes()
+    original, array, content = layer.linear.weight, layer.linear.weight.array, layer.linear.weight.array.tobytes()
     apart = layer(x).detach().numpy()
     layer.merge()
-    assert layer.linear.weight.data is not array and layer.linear.weight.dtype == array.dtype
+    assert layer.linear.weight.array is not array and layer.linear.weight.dtype == array.dtype
     np.testing.assert_allclose(layer(x).detach().numpy(), apart, atol=1e-12 if double else 1e-3)
-    np.testing.assert_array_equal(layer.linear.weight.data, array + layer.lora.delta().T)
+    np.testing.assert_array_equal(layer.linear.weight.array, array + layer.lora.delta().T)
     layer.unmerge()
-    assert layer.linear.weight is original and original.data is array and array.tobytes() == content
+    assert layer.linear.weight is original and original.array is array and array.tobytes() == content
     np.testing.assert_array_equal(layer(x).detach().numpy(), apart)
 
 
@@ -205,23 +205,23 @@ def test_training_while_merged_raises_and_reading_does_not():
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_broken_adapter_is_not_merged(bad):
     layer = shake(LinearWithLoRA(nn.Linear(4, 3), 2, 5))
-    layer.lora.B.data = np.full((2, 3), bad, np.float32)
-    array = layer.linear.weight.data
+    layer.lora.B.array = np.full((2, 3), bad, np.float32)
+    array = layer.linear.weight.array
     with pytest.raises(RuntimeError, match="NaN or infinity into the weight"):
         layer.merge()
-    assert layer.linear.weight.data is array and not layer.merged
+    assert layer.linear.weight.array is array and not layer.merged
 
 
 def test_what_happens_to_the_model_while_merged_happens_to_the_original_weight_too():
     layer = shake(LinearWithLoRA(nn.Linear(4, 3), 2, 5))
-    original = layer.linear.weight.data
+    original = layer.linear.weight.array
     layer.merge()
     layer.to(np.float64)
     freeze(layer)
     layer.unmerge()
     weight = layer.linear.weight
     assert weight.dtype == layer.linear.bias.dtype == np.float64 and not weight.requires_grad
-    np.testing.assert_array_equal(weight.data, original)
+    np.testing.assert_array_equal(weight.array, original)
     assert layer(random(2, 4)).shape == (2, 3)
     layer.merge()
     layer.to("meta")
@@ -242,9 +242,9 @@ def test_merging_a_head_leaves_the_embedding_that_shares_its_weight_alone():
     replace_linear_with_lora(model, 2, 5)
     shake(model).eval()
     ids = tinylora.tensor([[1, 2, 3]])
-    before, embedding = model(ids).detach().numpy(), model.tok_emb.weight.data
+    before, embedding = model(ids).detach().numpy(), model.tok_emb.weight.array
     model.out_head.merge()
-    assert model.tok_emb.weight.data is embedding
+    assert model.tok_emb.weight.array is embedding
     np.testing.assert_allclose(model(ids).detach().numpy(), before, atol=1e-4)
     model.out_head.unmerge()
     assert model.out_head.linear.weight is model.tok_emb.weight
@@ -258,11 +258,11 @@ def test_modes_change_no_weight():
         if merged:
             for _, layer in lora_modules(model):
                 layer.merge()
-        arrays = [p.data for p in model.parameters()]
+        arrays = [p.array for p in model.parameters()]
         contents = [a.tobytes() for a in arrays]
         for mode in (False, True, True, False):
             model.train(mode)
-            assert all(p.data is a for p, a in zip(model.parameters(), arrays, strict=True))
+            assert all(p.array is a for p, a in zip(model.parameters(), arrays, strict=True))
         assert [a.tobytes() for a in arrays] == contents
 
 
@@ -335,4 +335,4 @@ def test_spectrum_never_forms_the_change():
     finally:
         tracemalloc.stop()
     assert values.shape == (2,) and values[0] >= values[1] > 0
-    assert peak < 20 * (layer.A.data.nbytes + layer.B.data.nbytes)
+    assert peak < 20 * (layer.A.array.nbytes + layer.B.array.nbytes)

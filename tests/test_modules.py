@@ -89,10 +89,10 @@ def test_apply_visits_children_first_and_modes_reach_everything():
     model, seen = Two(), []
     model.apply(lambda m: seen.append(type(m).__name__))
     assert seen == ["Linear", "Linear", "ReLU", "Sequential", "Two"]
-    weights = [p.data for p in model.parameters()]
+    weights = [p.array for p in model.parameters()]
     assert model.eval() is model and not any(m.training for m in model.modules())
     assert all(m.training for m in model.train().modules())
-    assert all(a is p.data for a, p in zip(weights, model.parameters(), strict=True))
+    assert all(a is p.array for a, p in zip(weights, model.parameters(), strict=True))
     model.requires_grad_(False)
     assert not any(p.requires_grad for p in model.parameters())
 
@@ -122,7 +122,7 @@ def test_a_state_goes_into_another_model():
     a, b = shaken(Two()), Two().double()
     assert b.load_state_dict(a.state_dict()) == ([], [])
     x = tinylora.randn(2, 4).double()
-    assert b(x).equal(a(x)) and b.first.weight.data is not a.first.weight.data
+    assert b(x).equal(a(x)) and b.first.weight.array is not a.first.weight.array
     c = Two()
     c.load_state_dict({name: t.numpy() for name, t in a.state_dict().items()})
     assert c.first.weight.dtype == tinylora.float32
@@ -246,7 +246,7 @@ def test_gradients_of_lora(size, batch, bias):
     x = tinylora.tensor(x)
     assert wrapped(x).allclose(wrapped.linear(x) + wrapped.lora(x), rtol=1e-12, atol=1e-12)
     wrapped.linear.requires_grad_(False)
-    assert gradcheck(wrapped, [x.data])
+    assert gradcheck(wrapped, [x.array])
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -257,5 +257,5 @@ def test_gradients_of_the_whole_model_with_lora(tied):
     freeze(model)
     replace_linear_with_lora(model, rank=2, alpha=5)
     for p in model.double().parameters():
-        p.data = np.random.default_rng(2).standard_normal(p.shape) * 0.5 if p.requires_grad else p.data
+        p.array = np.random.default_rng(2).standard_normal(p.shape) * 0.5 if p.requires_grad else p.array
     assert gradcheck(model, [tokens])

@@ -45,7 +45,7 @@ def moved(model, seed):
     rng = np.random.default_rng(seed)
     for p in model.parameters():
         if p.requires_grad:
-            p.data = rng.standard_normal(p.shape).astype(np.float32)
+            p.array = rng.standard_normal(p.shape).astype(np.float32)
     return model
 
 
@@ -76,7 +76,7 @@ def all_parameters(model):
     things = [x for s in (model.shelf.base, *model.shelf.adapters.values()) for x in s.values()]
     for thing in (*things, model):
         for p in thing.parameters() if isinstance(thing, nn.Module) else [thing]:
-            found[id(p)] = (p, p.data, p.requires_grad)
+            found[id(p)] = (p, p.array, p.requires_grad)
     return found
 
 
@@ -103,8 +103,8 @@ def test_the_base_without_adapters_is_the_base_bit_for_bit():
     model, plain = together(), base()
     with disable_adapters(model):
         assert not list(lora_modules(model)) and repr(model) == repr(plain)
-        found = {path: p.data.tobytes() for path, p in model.named_parameters()}
-    assert found == {path: p.data.tobytes() for path, p in plain.named_parameters()}
+        found = {path: p.array.tobytes() for path, p in model.named_parameters()}
+    assert found == {path: p.array.tobytes() for path, p in plain.named_parameters()}
 
 
 def test_names_are_listed_and_deleted():
@@ -123,7 +123,7 @@ def test_names_are_listed_and_deleted():
 
 def test_an_adapter_is_trained_while_in_place_and_the_others_are_not():
     model = together("spam", "tone")
-    tone = {id(p): p.data for p in model.parameters() if p.requires_grad}
+    tone = {id(p): p.array for p in model.parameters() if p.requires_grad}
     set_adapter(model, "spam")
     (model(IDS) ** 2).mean().backward()
     trained = [p for p in model.parameters() if p.grad is not None]
@@ -323,7 +323,7 @@ def test_a_combination_is_the_weighted_sum_of_the_changes(weights):
     model = together()
     paths = [path for path, m in base().named_modules() if isinstance(m, nn.Linear)]
     expected = dict.fromkeys(paths, 0.0)
-    head, plain = 0.0, base().out_head.weight.data
+    head, plain = 0.0, base().out_head.weight.array
     ranks = dict.fromkeys(paths, 0)
     for name, weight in weights.items():
         set_adapter(model, name)
@@ -332,7 +332,7 @@ def test_a_combination_is_the_weighted_sum_of_the_changes(weights):
             if path in dict(lora_modules(model)):
                 ranks[path] += CONFIGS[name].rank
         if name == "spam":
-            head = weight * (model.out_head.weight.data - plain)
+            head = weight * (model.out_head.weight.array - plain)
     combine_adapters(model, "sum", weights)
     assert active_adapter(model) == "sum"
     for path, module in lora_modules(model):
@@ -340,7 +340,7 @@ def test_a_combination_is_the_weighted_sum_of_the_changes(weights):
         size = sum(abs(w) for w in weights.values())
         np.testing.assert_allclose(change(model, path), expected[path], rtol=1e-5, atol=1e-5 * (1 + size))
     if "topic" not in weights:  # it has a LoRA around the head
-        np.testing.assert_allclose(model.out_head.weight.data - plain, head, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(model.out_head.weight.array - plain, head, rtol=1e-4, atol=1e-5)
     for name in CONFIGS:
         set_adapter(model, name)
         np.testing.assert_array_equal(scores(model), EXPECTED[name])
@@ -374,7 +374,7 @@ def test_verify_merge_measures_and_leaves_the_model_as_it_was(capsys):
     with pytest.raises(RuntimeError, match="merged already"):
         verify_merge(model, IDS)
     unmerge(model)
-    next(lora_modules(model))[1].lora.A.data *= math.nan
+    next(lora_modules(model))[1].lora.A.array *= math.nan
     with pytest.raises(RuntimeError, match="NaN"):
         verify_merge(model.train(), IDS)
     assert model.training

@@ -247,7 +247,7 @@ def test_dropout_keeps_the_mean_and_does_nothing_in_evaluation():
     y = nn.functional.dropout(x, 0.25)
     y.sum().backward()
     assert abs(y.mean().item() - 1) < 0.02 and abs((y == 0).float().mean().item() - 0.25) < 0.01
-    assert (x.grad.data == y.data).all()
+    assert (x.grad.array == y.array).all()
     assert nn.functional.dropout(x, 0.25, training=False) is x and nn.functional.dropout(x, 0.0) is x
     assert nn.functional.dropout(x, 1.0).sum().item() == 0.0
     for p in (-0.1, 1.1, math.nan):

@@ -72,20 +72,20 @@ def test_groups_have_their_own_options(name):
 def test_a_parameter_without_a_gradient_stays_where_it_is():
     w, b, _ = parameters(tinylora)
     optimizer = optim.AdamW([w, b], lr=0.1, weight_decay=0.5)
-    before = b.data
+    before = b.array
     w.sum().backward()
     optimizer.step()
-    assert b.data is before and w.grad is not None
+    assert b.array is before and w.grad is not None
     optimizer.zero_grad()
     assert w.grad is None
 
 
 def test_a_step_makes_a_new_array_so_that_views_and_snapshots_keep_theirs():
     (w, *_) = parameters(tinylora)
-    snapshot, numbers = w.detach(), w.data.copy()
+    snapshot, numbers = w.detach(), w.array.copy()
     w.sum().backward()
     optim.SGD([w], lr=1.0).step()
-    assert np.array_equal(snapshot.data, numbers) and not np.array_equal(w.data, numbers)
+    assert np.array_equal(snapshot.array, numbers) and not np.array_equal(w.array, numbers)
     assert w.requires_grad and w.is_leaf
 
 
@@ -95,7 +95,7 @@ def test_a_saved_state_goes_on_as_if_nothing_had_happened(name, options):
     optimizer = getattr(optim, name)(first, **options)
     trained(tinylora, optimizer, 3, first)
     saved = optimizer.state_dict()
-    second = [tinylora.tensor(x.data).requires_grad_() for x in first]
+    second = [tinylora.tensor(x.array).requires_grad_() for x in first]
     other = getattr(optim, name)(second, lr=123.0)
     other.load_state_dict(saved)
     expected = trained(tinylora, optimizer, 4, first)
@@ -139,4 +139,4 @@ def test_clipping_nothing_and_one_tensor():
     assert nn.utils.clip_grad_norm_([w], 1.0).item() == 0.0
     (w * 3).sum().backward()
     assert nn.utils.clip_grad_norm_(w, 1.0).item() == pytest.approx(18**0.5)
-    assert w.grad.data.dtype == np.float32 and np.linalg.norm(w.grad.data) == pytest.approx(1.0, rel=1e-4)
+    assert w.grad.array.dtype == np.float32 and np.linalg.norm(w.grad.array) == pytest.approx(1.0, rel=1e-4)

@@ -223,7 +223,7 @@ def test_what_peft_has_no_place_for_is_not_written(tmp_path):
     with pytest.raises(RuntimeError, match="merged"):
         save_adapter(model, tmp_path / "a", CONFIG, format="peft")
     model = trained()
-    model.out_head.weight.data = model.out_head.weight.data * np.float32(np.inf)
+    model.out_head.weight.array = model.out_head.weight.array * np.float32(np.inf)
     with pytest.raises(ValueError, match=r"NaN or infinity in score\.weight"):
         save_adapter(model, tmp_path / "a", CONFIG, format="peft")
     assert not (tmp_path / "a").exists()

@@ -34,7 +34,7 @@ def made(**changes):
     model = GPTModel({**TINY, **changes})
     rng = np.random.default_rng(0)
     for p in model.parameters():
-        p.data = rng.standard_normal(p.shape).astype(np.float32)
+        p.array = rng.standard_normal(p.shape).astype(np.float32)
     return model.eval()
 
 

@@ -37,7 +37,7 @@ def made(**changes):
     model = LlamaModel({**TINY, **changes})
     rng = np.random.default_rng(0)
     for p in model.parameters():
-        p.data = rng.standard_normal(p.shape).astype(np.float32)
+        p.array = rng.standard_normal(p.shape).astype(np.float32)
     return model.eval()
 
 

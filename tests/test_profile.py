@@ -186,7 +186,7 @@ def test_a_counted_vjp_keeps_nothing_alive_that_the_vjp_does_not():
     try:
         with profile() as p:
             y = F.exp(trained(10))
-            array = weakref.ref(y.data)
+            array = weakref.ref(y.array)
             loss = y.sum()
             del y
             assert array() is not None  # exp needs it

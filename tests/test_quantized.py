@@ -38,7 +38,7 @@ weights = st.builds(
 
 def linear(weight, bias=True):
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias)
-    layer.weight.data = weight
+    layer.weight.array = weight
     return layer
 
 
@@ -49,7 +49,7 @@ def test_the_levels_are_those_of_the_paper():
 
 @given(weights)
 def test_int8_is_off_by_half_a_step_at_most(weight):
-    found = Int8Linear(linear(weight)).weight.data
+    found = Int8Linear(linear(weight)).weight.array
     step = abs(weight).max(axis=1, keepdims=True) / 127
     assert (abs(found - weight) <= 0.5001 * step).all()
 
@@ -57,9 +57,9 @@ def test_int8_is_off_by_half_a_step_at_most(weight):
 @given(weights)
 def test_nf4_takes_the_nearest_level_of_each_block(weight):
     layer = NF4Linear(linear(weight))
-    found = layer.weight.data.reshape(-1, BLOCK)
+    found = layer.weight.array.reshape(-1, BLOCK)
     blocks, scales = weight.reshape(-1, BLOCK), abs(weight.reshape(-1, BLOCK)).max(axis=1, keepdims=True)
-    off = layer.decode(np, *[part.data for part in layer.buffers()]).reshape(-1, BLOCK)
+    off = layer.decode(np, *[part.array for part in layer.buffers()]).reshape(-1, BLOCK)
     np.testing.assert_array_equal(found, off)
     top = abs(found).max(axis=1, keepdims=True)  # the scale as kept: each block has a level of ±1
     assert (abs(top - scales) <= 1e-6 * scales + np.ptp(scales) / 127).all()
@@ -78,9 +78,9 @@ def test_error_and_memory(kind, error, bits):
 @pytest.mark.parametrize("kind", KINDS)
 def test_zeros_stay_zeros(kind):
     weight = np.zeros((3, BLOCK), np.float32)
-    np.testing.assert_array_equal(kind(linear(weight)).weight.data, weight)
+    np.testing.assert_array_equal(kind(linear(weight)).weight.array, weight)
     weight[1, 5] = -2.0
-    np.testing.assert_allclose(kind(linear(weight)).weight.data, weight, atol=0.02)
+    np.testing.assert_allclose(kind(linear(weight)).weight.array, weight, atol=0.02)
 
 
 def test_a_weight_that_is_no_whole_number_of_blocks_is_refused():
@@ -95,7 +95,7 @@ def test_the_layer_is_a_linear_with_the_weight_it_stands_for(kind, bias):
     plain = linear(np.random.default_rng(0).standard_normal((4, BLOCK)), bias).double()
     layer = kind(plain)
     x = np.random.default_rng(1).standard_normal((2, 3, BLOCK))
-    expected = x @ layer.weight.data.T + (plain.bias.data if bias else 0)
+    expected = x @ layer.weight.array.T + (plain.bias.array if bias else 0)
     np.testing.assert_allclose(layer(tinylora.tensor(x)).detach().numpy(), expected, rtol=1e-12, atol=1e-12)
     assert [name for name, _ in layer.named_parameters()] == (["bias"] if bias else [])
     gradcheck(layer, [x])
@@ -104,9 +104,9 @@ def test_the_layer_is_a_linear_with_the_weight_it_stands_for(kind, bias):
 @pytest.mark.parametrize("kind", KINDS)
 def test_lora_on_a_quantised_base(kind):
     layer = QLoRA(kind(linear(np.random.default_rng(0).standard_normal((4, BLOCK)))), 3, 5.0, p=0.5).double().eval()
-    layer.lora.B.data = np.random.default_rng(1).standard_normal((3, 4))
+    layer.lora.B.array = np.random.default_rng(1).standard_normal((3, 4))
     x = np.random.default_rng(2).standard_normal((5, BLOCK))
-    same = LinearWithLoRA(linear(layer.linear.weight.data), 3, 5.0)
+    same = LinearWithLoRA(linear(layer.linear.weight.array), 3, 5.0)
     same.lora, same.linear.bias = layer.lora, layer.linear.bias
     np.testing.assert_allclose(layer(tinylora.tensor(x)).detach().numpy(), same(tinylora.tensor(x)).detach().numpy())
     gradcheck(layer, [x])
@@ -156,7 +156,7 @@ def test_an_adapter_of_a_quantised_base_is_saved_loaded_and_merged_after_dequant
     model = quantised()
     apply_lora(model, config)
     for _, module in lora_modules(model):
-        module.lora.B.data = np.random.default_rng(0).standard_normal(module.lora.B.shape).astype(np.float32)
+        module.lora.B.array = np.random.default_rng(0).standard_normal(module.lora.B.shape).astype(np.float32)
     save_adapter(model, tmp_path / "a", config)
     fresh = quantised()
     load_adapter(fresh, tmp_path / "a")
@@ -180,7 +180,7 @@ def test_adapters_by_name_and_by_row_on_a_quantised_base():
     with new_adapter(model, "a"):
         apply_lora(model, LoRAConfig(rank=2))
     for _, module in lora_modules(model):
-        module.lora.B.data = np.ones_like(module.lora.B.data)
+        module.lora.B.array = np.ones_like(module.lora.B.array)
     adapted = scores(model)
     with adapters_by_row(model, [None, "a"]):
         np.testing.assert_allclose(scores(model), np.stack([plain[0], adapted[1]]), rtol=1e-4, atol=1e-5)

@@ -24,7 +24,7 @@ def gpt(**changes):
     rng = np.random.default_rng(2)
     for p in model.parameters():
         if p.requires_grad:
-            p.data = rng.standard_normal(p.shape).astype("float32")
+            p.array = rng.standard_normal(p.shape).astype("float32")
     return model
 
 
@@ -38,7 +38,7 @@ def losses_and_gradients(model, steps=1):
         loss.backward()
         losses.append(loss.item())
         optimizer.step()
-    return losses, {name: p.grad.data for name, p in model.named_parameters() if p.grad is not None}
+    return losses, {name: p.grad.array for name, p in model.named_parameters() if p.grad is not None}
 
 
 def test_a_checkpointed_gpt_trains_as_the_other_with_the_same_dropout():
@@ -74,7 +74,7 @@ def test_gradients_of_inputs_and_of_what_is_inside(required, p):
         tinylora.manual_seed(7)
         y = run(lambda a, b, w=w: F.dropout(a * w, p) * b + w, a, b)
         (y * y).sum().backward()
-        found.append([y.data, w.grad.data, *(x.grad.data for x in (a, b) if x.requires_grad)])
+        found.append([y.array, w.grad.array, *(x.grad.array for x in (a, b) if x.requires_grad)])
     assert all(np.array_equal(x, y) for x, y in zip(*found, strict=True))
 
 
@@ -137,7 +137,7 @@ def test_a_copy_of_a_checkpointed_model_is_a_model_of_its_own():
     other = copy.deepcopy(model)
     before = losses_and_gradients(model)
     for p in other.parameters():
-        p.data = p.data * 0
+        p.array = p.array * 0
     other(ids(3, 6))
     assert losses_and_gradients(copy.deepcopy(model))[0] != before[0]  # moved by one step
     assert all(block.forward.args[0].__self__ is block for block in other.trf_blocks)

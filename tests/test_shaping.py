@@ -225,7 +225,7 @@ def test_indexing_case_by_case(index):
     if index[0] is True or index[0] is False or isinstance(index[0], range) or getattr(index[0], "dtype", 0) == np.uint8:
         as_numpy = (np.array(index[0]).astype(bool if isinstance(index[0], bool) else np.int64),)
         expected = np.arange(24.0).reshape(2, 3, 4)[as_numpy]
-        assert np.array_equal(tinylora.arange(24.0).reshape(2, 3, 4)[for_library(tinylora, index)].data, expected)
+        assert np.array_equal(tinylora.arange(24.0).reshape(2, 3, 4)[for_library(tinylora, index)].array, expected)
         return
     x = np.arange(24.0).reshape(2, 3, 4)
     agree(lambda t, x: x[for_library(t, index)], x)

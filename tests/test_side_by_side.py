@@ -24,7 +24,7 @@ def layers(kind=LinearWithLoRA, widths=(4, 4, 4)):
     tinylora.manual_seed(0)
     made = [kind(nn.Linear(6, width), 2, 3.0) for width in widths]
     for layer, width in zip(made, widths, strict=True):
-        layer.lora.B.data = tinylora.randn(2, width).data
+        layer.lora.B.array = tinylora.randn(2, width).array
         freeze(layer.linear)
     return made
 
@@ -38,7 +38,7 @@ def results(run, made):
         p.grad = None
     sum((y * y * (i + 1)).sum() for i, y in enumerate(outputs)).backward()
     trained = [p for layer in made for p in layer.parameters() if p.requires_grad]
-    return [*(y.data for y in outputs), x.grad.data, *(p.grad.data for p in trained)]
+    return [*(y.array for y in outputs), x.grad.array, *(p.grad.array for p in trained)]
 
 
 def one_by_one(x, *made):
@@ -72,7 +72,7 @@ def test_plain_lora_layers_run_in_one_op_and_no_others_do():
     own[2].forward = own[2].linear.forward
     for made in (merged, mixed, wide, own):
         assert in_one_op(made, x) == 0
-        assert all(np.array_equal(y.data, layer(x).data) for y, layer in zip(nn.fan_out(x, *made), made, strict=True))
+        assert all(np.array_equal(y.array, layer(x).array) for y, layer in zip(nn.fan_out(x, *made), made, strict=True))
 
 
 def test_a_layer_that_does_not_fit_is_the_one_that_complains():
@@ -147,7 +147,7 @@ def test_outputs_of_one_op_train_as_outputs_of_their_own(used, seed):
     gradients = []
     for together in (True, False):
         x = Tensor(np.random.default_rng(0).standard_normal((5, 6)), requires_grad=True)
-        inputs = [Tensor(a.data, requires_grad=True) for a in arrays]
+        inputs = [Tensor(a.array, requires_grad=True) for a in arrays]
         if together:
             outputs = record(ops.lora_linears, x, (0.5, 1.0, 2.0), *inputs)
         else:
@@ -155,7 +155,7 @@ def test_outputs_of_one_op_train_as_outputs_of_their_own(used, seed):
         assert [y.shape for y in outputs] == [(5, 4), (5, 3), (5, 4)]
         if any(used):
             sum((y * y * (i + 1)).sum() for i, (y, use) in enumerate(zip(outputs, used, strict=True)) if use).backward()
-        gradients.append([0.0 if t.grad is None else t.grad.data for t in (x, *inputs)])
+        gradients.append([0.0 if t.grad is None else t.grad.array for t in (x, *inputs)])
     for a, b in zip(*gradients, strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -87,11 +87,11 @@ def test_a_second_walk_through_a_freed_graph_raises_and_a_kept_one_gives_the_sam
     z = (x.exp() * x).sum()
     x.grad = None
     z.backward(retain_graph=True)
-    once = x.grad.data.copy()
+    once = x.grad.array.copy()
     z.backward(retain_graph=True)
-    assert (x.grad.data == 2 * once).all()
+    assert (x.grad.array == 2 * once).all()
     z.backward()
-    assert np.allclose(x.grad.data, 3 * once)
+    assert np.allclose(x.grad.array, 3 * once)
     with pytest.raises(RuntimeError, match="second time"):
         z.backward()
 
@@ -106,7 +106,7 @@ def test_vjps_that_share_work_compute_it_anew_for_another_gradient(T):
         for x in (q, k, v):
             x.grad = None
         walk()
-        return [x.grad.data for x in (q, k, v)]
+        return [x.grad.array for x in (q, k, v)]
 
     y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     for g in [*gradients, gradients[0]]:
@@ -168,7 +168,7 @@ def test_sum_to_is_the_adjoint_of_broadcasting(drawn, data):
 def test_any_strides_and_sizes_go_forward_and_back(x):
     t = Tensor(x, requires_grad=True)
     (t * t + t.exp()).sum().backward()
-    assert np.allclose(t.grad.data, 2 * x + np.exp(x)) and t.grad.shape == x.shape
+    assert np.allclose(t.grad.array, 2 * x + np.exp(x)) and t.grad.shape == x.shape
 
 
 def test_empty_and_0d_tensors():
@@ -177,7 +177,7 @@ def test_empty_and_0d_tensors():
     assert x.grad.shape == (0, 3)
     s = leaf(2.0)
     (s * s * s).backward()
-    assert s.grad.item() == 12.0 and s.grad.shape == () and isinstance(s.grad.data, np.ndarray)
+    assert s.grad.item() == 12.0 and s.grad.shape == () and isinstance(s.grad.array, np.ndarray)
     y = leaf(2.0) * 1
     y[()] = 5.0
     (y * 3).backward()
@@ -215,7 +215,7 @@ def test_a_frozen_weight_keeps_no_activation():
         w.requires_grad_(not frozen)
         with without_garbage_collector():
             h = x * 2.0
-            array = weakref.ref(h.data)
+            array = weakref.ref(h.array)
             y = F.linear(h, w)
             del h
             kept[frozen] = array() is not None
@@ -228,7 +228,7 @@ def test_activations_are_freed_at_once_with_the_garbage_collector_off():
         x = leaf(np.ones(100))
         y = x * 2.0
         z = (y + 1.0) + 1.0
-        array, graph = weakref.ref(y.data), weakref.ref(z.node)
+        array, graph = weakref.ref(y.array), weakref.ref(z.node)
         del y
         assert array() is None  # addition keeps nothing
         loss = (z.exp()).sum()
@@ -260,7 +260,7 @@ def test_memory_falls_during_the_walk():
         y = x
         for _ in range(4):
             y = y.exp().sin()
-            alive.append(weakref.ref(y.data))
+            alive.append(weakref.ref(y.array))
         loss = (y * y).sum()
         first = x * 1.0
         seen = []
@@ -312,9 +312,9 @@ def test_requires_grad_can_be_switched_on_leaves_only():
 def test_detach_and_clone():
     x = leaf([1.0, 2.0])
     y = x * 2
-    assert not y.detach().requires_grad and y.detach().data is y.data
+    assert not y.detach().requires_grad and y.detach().array is y.array
     c = x.clone()
-    assert c.data is not x.data and c.requires_grad
+    assert c.array is not x.array and c.requires_grad
     c.sum().backward()
     assert x.grad.tolist() == [1.0, 1.0]
 
@@ -344,7 +344,7 @@ def test_an_op_is_pure_and_works_on_plain_arrays():
 def test_infinities_and_nans_are_answers_and_no_warnings():
     x = leaf([0.0, -1.0])
     (1 / x + x.log() + x.sqrt()).sum().backward()
-    assert not np.isfinite(x.grad.data).all()
+    assert not np.isfinite(x.grad.array).all()
 
 
 @pytest.mark.parametrize(
@@ -354,6 +354,6 @@ def test_infinities_and_nans_are_answers_and_no_warnings():
 def test_gradients_of_two_leaves_share_no_memory(function):
     x, y = (tinylora.tensor([1.0, 2.0, 3.0], requires_grad=True) for _ in range(2))
     (function(x, y) ** 2).sum().backward()
-    before = y.grad.data.copy()
-    x.grad.data[...] = 0.0
-    assert np.array_equal(y.grad.data, before) and before.all()
+    before = y.grad.array.copy()
+    x.grad.array[...] = 0.0
+    assert np.array_equal(y.grad.array, before) and before.all()

@@ -76,7 +76,7 @@ def test_threads_of_the_user_may_spread_at_the_same_time():
     found = []
 
     def product():
-        found.extend([tinylora.functional.linear(tinylora.tensor(x), tinylora.tensor(W)).data for _ in range(20)])
+        found.extend([tinylora.functional.linear(tinylora.tensor(x), tinylora.tensor(W)).array for _ in range(20)])
 
     users = [threading.Thread(target=product) for _ in range(4)]
     for user in users:

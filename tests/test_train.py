@@ -67,7 +67,7 @@ def test_the_loss_falls_and_the_base_stays():
     assert evaluate(model, VALID, LABELS).accuracy >= 0.9 > evaluate(start, VALID, LABELS).accuracy
     for (name, p), (_, q) in zip(model.named_parameters(), start.named_parameters(), strict=True):
         assert p.requires_grad == q.requires_grad
-        assert (p.data.tobytes() == q.data.tobytes()) == (not p.requires_grad), name
+        assert (p.array.tobytes() == q.array.tobytes()) == (not p.requires_grad), name
 
 
 def test_a_seed_gives_the_same_numbers():
@@ -75,7 +75,7 @@ def test_a_seed_gives_the_same_numbers():
     (model, first, _), (again, second, _) = run(config), run(config)
     assert losses(first) == losses(second)
     for p, q in zip(model.parameters(), again.parameters(), strict=True):
-        assert p.data.tobytes() == q.data.tobytes()
+        assert p.array.tobytes() == q.array.tobytes()
     assert losses(run(TrainConfig(epochs=2, lr=1e-2, batch_size=8, seed=1))[1]) != losses(first)
 
 
@@ -120,14 +120,14 @@ def test_the_best_epoch_is_kept(monkeypatch):
     found = []
 
     def scripted(model, messages, labels, tokenizer):
-        found.append([p.data for p in model.parameters()])
+        found.append([p.array for p in model.parameters()])
         right = round(10 * next(accuracies))
         return Metrics(("a", "b"), np.array([[right, 10 - right], [0, 0]]), next(loss))
 
     monkeypatch.setattr(training, "evaluate", scripted)
     model, _, _ = run(TrainConfig(epochs=4, lr=1e-2))
     assert all(
-        np.array_equal(p.data, a) for p, a in zip(model.parameters(), found[2], strict=True)
+        np.array_equal(p.array, a) for p, a in zip(model.parameters(), found[2], strict=True)
     )  # equal accuracy, lower loss
 
 
@@ -148,7 +148,7 @@ def test_an_interrupt_keeps_the_best_state_so_far(stop_in):
 def test_a_loss_that_is_no_number_names_the_step():
     def spoil(event):
         if event.get("step") == 3:
-            model.out_head.bias.data = np.full(2, np.nan, np.float32)
+            model.out_head.bias.array = np.full(2, np.nan, np.float32)
 
     model = classifier()
     with pytest.raises(FloatingPointError, match="NaN or infinite at step 4: try a lower lr"):

@@ -37,7 +37,7 @@ def shaken(layer, seed=0):
     """The layer in float64, with everything that is trained random: a B of zeros hides mistakes."""
     rng = np.random.default_rng(seed)
     for p in layer.lora.parameters():
-        p.data = rng.standard_normal(p.shape)
+        p.array = rng.standard_normal(p.shape)
     return layer.double()
 
 
@@ -59,8 +59,8 @@ def test_dropout_drops_what_A_reads_and_nothing_else(size, p, seed):
     found = layer(x).detach().numpy()
     tinylora.manual_seed(seed)
     dropped = nn.functional.dropout(x, p).numpy()
-    A, B = layer.lora.A.data, layer.lora.B.data
-    expected = x.numpy() @ layer.linear.weight.data.T + layer.linear.bias.data + size.alpha * (dropped @ A @ B)
+    A, B = layer.lora.A.array, layer.lora.B.array
+    expected = x.numpy() @ layer.linear.weight.array.T + layer.linear.bias.array + size.alpha * (dropped @ A @ B)
     np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -106,14 +106,14 @@ def test_dropout_by_configuration():
 def test_an_embedding_with_lora_reads_rows_of_w_and_of_a(size):
     layer = shaken(EmbeddingWithLoRA(nn.Embedding(size.in_dim, size.out_dim), size.rank, size.alpha)).eval()
     tokens = ids(2, 5, high=size.in_dim)
-    changed = layer.linear.weight.data + size.alpha * layer.lora.A.data @ layer.lora.B.data
+    changed = layer.linear.weight.array + size.alpha * layer.lora.A.array @ layer.lora.B.array
     np.testing.assert_allclose(layer(tokens).detach().numpy(), changed[tokens.numpy()], rtol=1e-10, atol=1e-10)
-    before = layer.linear.weight.data
+    before = layer.linear.weight.array
     layer.merge()
-    np.testing.assert_allclose(layer.linear.weight.data, changed, rtol=1e-10, atol=1e-10)
-    np.testing.assert_array_equal(layer(tokens).detach().numpy(), layer.linear.weight.data[tokens.numpy()])
+    np.testing.assert_allclose(layer.linear.weight.array, changed, rtol=1e-10, atol=1e-10)
+    np.testing.assert_array_equal(layer(tokens).detach().numpy(), layer.linear.weight.array[tokens.numpy()])
     layer.unmerge()
-    assert layer.linear.weight.data is before
+    assert layer.linear.weight.array is before
 
 
 @given(lora_sizes())
@@ -131,10 +131,10 @@ def test_embeddings_are_wrapped_by_name_and_never_by_all_linear():
     assert [(e.path, e.in_features, e.out_features) for e in plan[:2]] == [("tok_emb", 11, 8), ("pos_emb", 6, 8)]
     assert plan.added == model.summary().lora.trainable
     np.testing.assert_array_equal(model(ids(2, 6)).detach().numpy(), before)
-    model.tok_emb.lora.B.data = np.ones_like(model.tok_emb.lora.B.data)
-    adapted, head = model(ids(2, 6)).detach().numpy(), model.out_head.weight.data
+    model.tok_emb.lora.B.array = np.ones_like(model.tok_emb.lora.B.array)
+    adapted, head = model(ids(2, 6)).detach().numpy(), model.out_head.weight.array
     merge_and_unload(model)
-    assert type(model.tok_emb) is nn.Embedding and model.out_head.weight.data is head  # the head keeps what it shared
+    assert type(model.tok_emb) is nn.Embedding and model.out_head.weight.array is head  # the head keeps what it shared
     np.testing.assert_allclose(model(ids(2, 6)).detach().numpy(), adapted, rtol=1e-4, atol=1e-5)
     with pytest.raises(TypeError, match="around an Embedding, not around a Linear"):
         EmbeddingWithLoRA(nn.Linear(3, 4), 2, 1.0)
@@ -168,12 +168,12 @@ def test_merged_is_the_same_function_and_unmerged_the_same_bytes(kind):
     @given(sizes, st.booleans())
     def check(size, bias):
         layer = shaken(made(kind, size, bias))
-        x, weight = random(3, size.in_dim), layer.linear.weight.data.tobytes()
+        x, weight = random(3, size.in_dim), layer.linear.weight.array.tobytes()
         apart = layer.eval()(x).detach().numpy()
         layer.merge()
         np.testing.assert_allclose(layer(x).detach().numpy(), apart, rtol=1e-9, atol=1e-9)
         layer.unmerge()
-        assert layer.linear.weight.data.tobytes() == weight
+        assert layer.linear.weight.array.tobytes() == weight
         np.testing.assert_array_equal(layer(x).detach().numpy(), apart)
 
     check()
@@ -197,27 +197,27 @@ def test_gradients_of_each_kind(kind):
 def test_dora_is_its_formula(size):
     layer = shaken(made(DoRA, size))
     x, lora = random(3, size.in_dim), layer.lora
-    V = layer.linear.weight.data + (lora.alpha * lora.A.data @ lora.B.data).T
-    weight = lora.magnitude.data[:, None] * V / np.linalg.norm(V, axis=1, keepdims=True)
-    expected = x.numpy() @ weight.T + layer.linear.bias.data
+    V = layer.linear.weight.array + (lora.alpha * lora.A.array @ lora.B.array).T
+    weight = lora.magnitude.array[:, None] * V / np.linalg.norm(V, axis=1, keepdims=True)
+    expected = x.numpy() @ weight.T + layer.linear.bias.array
     np.testing.assert_allclose(layer(x).detach().numpy(), expected, rtol=1e-9, atol=1e-9)
     assert made(DoRA, size).lora.magnitude.requires_grad
 
 
 def test_dora_of_a_row_of_zeros_is_zero():
     linear = nn.Linear(3, 2, bias=False)
-    linear.weight.data = np.zeros((2, 3), np.float32)
+    linear.weight.array = np.zeros((2, 3), np.float32)
     np.testing.assert_array_equal(DoRA(linear, 1, 2.0)(tinylora.ones(1, 3)).detach().numpy(), [[0, 0]])
 
 
 @given(sizes)
 def test_pissa_starts_from_the_best_factors_and_is_a_plain_lora_of_twice_the_rank(size):
     layer = made(PiSSA, size)
-    W, lora = layer.linear.weight.data, layer.lora
+    W, lora = layer.linear.weight.array, layer.lora
     rank = lora.A.shape[1]
     U, S, Vt = np.linalg.svd(W.T)
     np.testing.assert_allclose(lora.delta(), (U[:, :rank] * S[:rank]) @ Vt[:rank], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(lora.A.data, axis=0), np.linalg.norm(lora.B.data, axis=1), rtol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(lora.A.array, axis=0), np.linalg.norm(lora.B.array, axis=1), rtol=1e-4)
     shaken(layer)
     plain, x = layer.as_lora(), random(3, size.in_dim)
     assert type(plain) is LinearWithLoRA and plain.linear is layer.linear and plain.lora.A.shape[1] == 2 * rank
@@ -251,12 +251,12 @@ def test_lora_plus_gives_B_its_own_rate():
     assert [id(p) for p in faster["params"]] == [id(m.lora.B) for _, m in lora_modules(model)]
     trained = {id(p) for p in model.parameters() if p.requires_grad}
     assert {id(p) for group in (others, faster) for p in group["params"]} == trained
-    before = {id(p): p.data for p in model.parameters()}
+    before = {id(p): p.array for p in model.parameters()}
     cross_entropy(model(IDS)[:, -1], tinylora.tensor([0, 1])).backward()
     optim.SGD([others, faster]).step()
     for group in (others, faster):
         for p in group["params"]:
-            np.testing.assert_allclose(p.data, before[id(p)] - group["lr"] * p.grad.data, rtol=1e-6)
+            np.testing.assert_allclose(p.array, before[id(p)] - group["lr"] * p.grad.array, rtol=1e-6)
     for ratio in (0, -1, math.nan, math.inf):
         with pytest.raises(ValueError, match="ratio is a finite number above 0"):
             lora_plus(model, 0.01, ratio)
@@ -273,7 +273,7 @@ def configured(variant, **options):
     rng = np.random.default_rng(0)
     for p in model.parameters():
         if p.requires_grad:
-            p.data = p.data + rng.standard_normal(p.shape).astype(np.float32)
+            p.array = p.array + rng.standard_normal(p.shape).astype(np.float32)
     return model, config
 
 
@@ -363,10 +363,10 @@ def test_dora_is_that_of_peft():
     rng = np.random.default_rng(1)
     for (_, mine), other in zip(lora_modules(ours), theirs.base_model.model, strict=True):
         A, B = (rng.standard_normal(p.shape).astype(np.float32) for p in (mine.lora.A, mine.lora.B))
-        mine.lora.A.data, mine.lora.B.data = A, B
+        mine.lora.A.array, mine.lora.B.array = A, B
         other.lora_A["default"].weight.data, other.lora_B["default"].weight.data = torch.tensor(A.T), torch.tensor(B.T)
         magnitude = other.lora_magnitude_vector["default"].weight.detach().numpy()
-        np.testing.assert_allclose(mine.lora.magnitude.data, magnitude, rtol=1e-6)
+        np.testing.assert_allclose(mine.lora.magnitude.array, magnitude, rtol=1e-6)
     for found, expected in train(ours, theirs, x, torch, steps=4):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     for (_, mine), other in zip(lora_modules(ours), theirs.base_model.model, strict=True):
@@ -383,8 +383,8 @@ def test_pissa_is_that_of_peft():
     ours, theirs, x, torch = beside_peft("pissa", init_lora_weights="pissa")
     for (_, mine), other in zip(lora_modules(ours), theirs.base_model.model, strict=True):
         A, B = (q["default"].weight.detach().numpy().T for q in (other.lora_A, other.lora_B))
-        np.testing.assert_allclose(mine.lora.A.data @ mine.lora.B.data, A @ B, rtol=1e-4, atol=1e-5)
-        residual = mine.linear.weight.data - mine.lora.delta().T
+        np.testing.assert_allclose(mine.lora.A.array @ mine.lora.B.array, A @ B, rtol=1e-4, atol=1e-5)
+        residual = mine.linear.weight.array - mine.lora.delta().T
         np.testing.assert_allclose(residual, other.base_layer.weight.numpy(), rtol=1e-4, atol=1e-5)
     for found, expected in train(ours, theirs, x, torch, steps=4):  # a singular vector's sign is free: AdamW keeps it free
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)

@@ -43,7 +43,7 @@ class LoRALayer(nn.Module):
 
     def delta(self) -> Array:
         """ΔWᵀ = alpha · A B, the array (in_dim, out_dim)."""
-        return (self.alpha * (self.A.detach() @ self.B.detach())).data
+        return (self.alpha * (self.A.detach() @ self.B.detach())).array
 
 
 class LinearWithLoRA(nn.Module):
@@ -102,7 +102,7 @@ class LinearWithLoRA(nn.Module):
 
     def changed(self) -> Array:
         """W + ΔW."""
-        return self.linear.weight.data + self.lora.delta().T
+        return self.linear.weight.array + self.lora.delta().T
 
     def unmerge(self) -> None:
         """Restore the original weight, with the device, dtype and requires_grad of the merged one."""
@@ -110,7 +110,7 @@ class LinearWithLoRA(nn.Module):
             raise RuntimeError("this LoRA is not merged")
         merged, self.linear.weight = self.linear.weight, self._original
         self._original = None
-        self.linear.weight.data = to_device(self.linear.weight.data, merged.device).astype(merged.dtype, copy=False)
+        self.linear.weight.array = to_device(self.linear.weight.array, merged.device).astype(merged.dtype, copy=False)
         self.linear.weight.requires_grad = merged.requires_grad
 
 
@@ -154,7 +154,7 @@ def low_rank(W: Any, r: int) -> LowRank:
     >>> low_rank(tinylora.tensor([[1.0, 2.0], [2.0, 4.0]]), 1).error < 1e-6
     True
     """
-    data = W.data if isinstance(W, Tensor) else W
+    data = W.array if isinstance(W, Tensor) else W
     if data.ndim != 2 or not isinstance(r, int) or not 0 < r <= min(data.shape):
         raise ValueError(f"low_rank needs a matrix and a rank of 1 to its smaller side, got {data.shape} and {r!r}")
     xp = array_module(data)
@@ -169,6 +169,6 @@ def spectrum(lora: Any) -> Array:
     A = Q R and Bᵀ = P T by QR, so A B = Q (R Tᵀ) Pᵀ, and Q, P turn without stretching: R Tᵀ has the singular values of A B.
     """
     layer = getattr(lora, "lora", lora)
-    xp = array_module(layer.A.data)
-    R, T = xp.linalg.qr(layer.A.data, mode="r"), xp.linalg.qr(layer.B.data.T, mode="r")
+    xp = array_module(layer.A.array)
+    R, T = xp.linalg.qr(layer.A.array, mode="r"), xp.linalg.qr(layer.B.array.T, mode="r")
     return abs(layer.alpha) * xp.linalg.svd(R @ T.T, compute_uv=False)

@@ -39,8 +39,8 @@ class Optimizer:
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    new = self.update(p.data, p.grad.data, self.state.setdefault(id(p), {}), group)
-                    p.data = Tensor(new).data  # NumPy returns a scalar for 0-d arrays
+                    new = self.update(p.array, p.grad.array, self.state.setdefault(id(p), {}), group)
+                    p.array = Tensor(new).array  # NumPy returns a scalar for 0-d arrays
 
     def update(self, w: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> Array:
         """The new value of a weight w with gradient g. `state` is this weight's own."""
@@ -116,7 +116,7 @@ class Adam(Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    moved.setdefault(array_module(p.data), []).append((p, group))
+                    moved.setdefault(array_module(p.array), []).append((p, group))
         for xp, some in moved.items():
             self._step_on(xp, some)
 
@@ -124,7 +124,7 @@ class Adam(Optimizer):
         states = [self.state.setdefault(id(p), {}) for p, _ in moved]
         for (p, _), state in zip(moved, states, strict=True):
             if not state:
-                state.update(step=0, m=xp.zeros_like(p.data), v=xp.zeros_like(p.data))
+                state.update(step=0, m=xp.zeros_like(p.array), v=xp.zeros_like(p.array))
 
         def numbers() -> list[tuple[float, ...]]:
             """Count a step, and return its numbers."""
@@ -134,12 +134,12 @@ class Adam(Optimizer):
                 found.append((state["step"], group["lr"], *group["betas"], group["eps"], group["weight_decay"]))
             return found
 
-        weights, gradients = [p.data for p, _ in moved], [p.grad.data for p, _ in moved if p.grad is not None]
+        weights, gradients = [p.array for p, _ in moved], [p.grad.array for p, _ in moved if p.grad is not None]
         ms, vs = ([state[name] for state in states] for name in ("m", "v"))
         new, _ = ops.adam(*weights, *gradients, *ms, *vs, numbers=numbers, apart=self.decay_apart)
         n = len(moved)
         for (p, _), state, w, m, v in zip(moved, states, new[:n], new[n : 2 * n], new[2 * n :], strict=True):
-            p.data, state["m"], state["v"] = w, m, v
+            p.array, state["m"], state["v"] = w, m, v
 
 
 class AdamW(Adam):

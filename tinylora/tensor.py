@@ -46,7 +46,7 @@ class Node:
 class Tensor(TensorMethods):
     """An array that remembers how it was computed. Made by `tinylora.tensor(data)`, never by hand.
 
-    `data` is the NumPy or CuPy array, `node` its place in the graph or None, `grad` a Tensor once `backward()` ran.
+    `array` is the NumPy or CuPy array, `node` its place in the graph or None, `grad` a Tensor once `backward()` ran.
 
     >>> import tinylora
     >>> x = tinylora.tensor([1.0, 2.0, 3.0], requires_grad=True)
@@ -55,12 +55,12 @@ class Tensor(TensorMethods):
     tensor([2., 4., 6.])
     """
 
-    data: Array
-    __slots__ = ("__weakref__", "data", "grad", "node")
+    array: Array
+    __slots__ = ("__weakref__", "array", "grad", "node")
     __array_ufunc__ = None  # makes numpy_scalar * tensor call Tensor.__rmul__
 
-    def __init__(self, data: Array, requires_grad: bool = False, node: Node | None = None) -> None:
-        self.data = np.asarray(data) if isinstance(data, np.generic) else data
+    def __init__(self, array: Array, requires_grad: bool = False, node: Node | None = None) -> None:
+        self.array = np.asarray(array) if isinstance(array, np.generic) else array
         self.grad: Tensor | None = None
         self.node = node
         if requires_grad:
@@ -74,10 +74,10 @@ class Tensor(TensorMethods):
     def requires_grad(self, wanted: bool) -> None:
         if not self.is_leaf:
             raise RuntimeError("requires_grad can be changed on leaf tensors only; use .detach() to cut the graph here")
-        if wanted and not is_floating(self.data.dtype):
-            raise RuntimeError(f"only floating-point tensors can require gradients, and this one is {self.data.dtype}")
+        if wanted and not is_floating(self.array.dtype):
+            raise RuntimeError(f"only floating-point tensors can require gradients, and this one is {self.array.dtype}")
         if wanted != self.requires_grad:
-            self.node = Node(self.data.shape, (), leaf=self) if wanted else None
+            self.node = Node(self.array.shape, (), leaf=self) if wanted else None
 
     @property
     def is_leaf(self) -> bool:
@@ -85,19 +85,35 @@ class Tensor(TensorMethods):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.data.shape
+        return self.array.shape
 
     @property
     def dtype(self) -> np.dtype:
-        return self.data.dtype
+        return self.array.dtype
 
     @property
     def device(self) -> device:
-        return device_of(self.data)
+        return device_of(self.array)
 
     def detach(self) -> Tensor:
-        """The same values without a graph."""
-        return Tensor(self.data)
+        """The same values without a graph, in the same memory."""
+        return Tensor(self.array)
+
+    @property
+    def data(self) -> Tensor:
+        """`detach()`; assigning to it replaces the values and leaves the graph as it is, as in PyTorch."""
+        return self.detach()
+
+    @data.setter
+    def data(self, new: Tensor) -> None:
+        if not isinstance(new, Tensor):
+            raise TypeError(f".data takes a Tensor, not {type(new).__name__}")
+        if self.node is not None and (new.shape, new.dtype) != (self.shape, self.dtype):
+            raise RuntimeError(
+                f".data of a tensor that requires grad keeps its shape and dtype: expected {self.shape} {self.dtype}, "
+                f"got {new.shape} {new.dtype}"
+            )
+        self.array = new.array
 
     def backward(self, gradient: Tensor | None = None, retain_graph: bool = False) -> None:
         """Add dL/dx to `x.grad` for every leaf x below this tensor L, which is a scalar unless `gradient` is given.
@@ -106,9 +122,9 @@ class Tensor(TensorMethods):
         """
         if self.node is None:
             raise RuntimeError("backward() on a tensor that requires no grad: nothing it was computed from does")
-        if gradient is None and self.data.size != 1:
+        if gradient is None and self.array.size != 1:
             raise RuntimeError(f"backward() needs a scalar, and this has shape {self.shape}: reduce it, or pass gradient")
-        g = full(self.shape, 1.0, self.dtype, self.device) if gradient is None else gradient.data.astype(self.dtype)
+        g = full(self.shape, 1.0, self.dtype, self.device) if gradient is None else gradient.array.astype(self.dtype)
         if g.shape != self.shape:
             raise RuntimeError(f"the gradient has shape {g.shape}, the tensor {self.shape}")
         _walk(self.node, g, retain_graph)
@@ -121,7 +137,7 @@ def record(op: Op, *inputs: Any, **options: Any) -> Any:
 
     Returns a Tensor, or a tuple of them if the op has several outputs.
     """
-    out, vjps = this_thread.run(op, *[x.data if isinstance(x, Tensor) else x for x in inputs], **options)
+    out, vjps = this_thread.run(op, *[x.array if isinstance(x, Tensor) else x for x in inputs], **options)
     edges = [
         (x.node, vjp)
         for x, vjp in zip(inputs, vjps, strict=True)
@@ -205,7 +221,7 @@ def _collect(leaf: Tensor | None, g: Array, collected: dict[int, tuple[Array, ..
     """
     if leaf is None:
         return  # the leaf was deleted
-    g = g if leaf.grad is None else leaf.grad.data + g
+    g = g if leaf.grad is None else leaf.grad.array + g
     owner = g
     while (base := getattr(owner, "base", None)) is not None:
         owner = base

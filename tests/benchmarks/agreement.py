@@ -48,7 +48,8 @@ def measure(**sizes: Any) -> list[dict[str, Any]]:
 def tokens_that_differ(work: Work, count: int = 32) -> int:
     """Of `count` tokens that tinylora and transformers generate greedily after one prompt."""
     model, theirs = ours.language_model(work), peers.language_model(work)
-    model.tok_emb.weight.data = 0.02 * model.tok_emb.weight.data  # as in GPT-2; drawn from N(0, 1) it repeats its last token
+    weight = model.tok_emb.weight
+    weight.array = 0.02 * weight.array  # as in GPT-2; drawn from N(0, 1) it repeats its last token
     weights = {name: torch.tensor(p.detach().numpy()) for name, p in model.named_parameters()}
     lecture = peers.lecture().GPTModel(work.config)
     lecture.load_state_dict(weights, strict=False)  # it has masks besides

@@ -65,7 +65,7 @@ def tinylora_step(work: dict[str, Any], bf16: bool, graph: bool) -> tuple[Step, 
         return loss
 
     run = tinylora.cuda.capture(step, optimizer) if graph else step
-    weights = sum(p.data.nbytes for p in model.parameters())
+    weights = sum(p.array.nbytes for p in model.parameters())
     return lambda: run(*batch).item(), lambda: weights + run.nbytes if graph else 0
 
 

@@ -137,7 +137,7 @@ def wrap(layer: nn.Linear | nn.Embedding, config: LoRAConfig) -> LinearWithLoRA:
         wrapped = VARIANTS[config.variant](layer, rank, scale)
     if config.init == "peft":
         bound = 1 / math.sqrt(wrapped.lora.A.shape[0])
-        wrapped.lora.A.data = wrapped.lora.A.detach().clone().uniform_(-bound, bound).data
+        wrapped.lora.A.array = wrapped.lora.A.detach().clone().uniform_(-bound, bound).array
     wrapped.train(layer.training)
     return wrapped
 

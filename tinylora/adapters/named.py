@@ -71,7 +71,7 @@ def new_adapter(model: nn.Module, name: str) -> Iterator[None]:
         raise RuntimeError("the model has a LoRA without a name: apply it inside `with new_adapter(model, name)`")
     put(shelf.base)
     before: Things = {(m, n): x for m in model.modules() for n, x in (*m._modules.items(), *m._parameters.items())}
-    states = {id(p): (p.data, p.requires_grad) for p in model.parameters()}
+    states = {id(p): (p.array, p.requires_grad) for p in model.parameters()}
     shelf.lent = f"the block that makes {name!r}"
     try:
         yield
@@ -79,7 +79,7 @@ def new_adapter(model: nn.Module, name: str) -> Iterator[None]:
         for (owner, attribute), thing in before.items():
             setattr(owner, attribute, thing)
         for p in model.parameters():
-            p.data, p.requires_grad = states[id(p)]
+            p.array, p.requires_grad = states[id(p)]
         put(shelf.standing())
         raise
     finally:
@@ -90,7 +90,7 @@ def new_adapter(model: nn.Module, name: str) -> Iterator[None]:
         now: Any = getattr(owner, attribute, None)
         if isinstance(old, nn.Parameter) and now is old:
             array, _ = states[id(old)]
-            if old.requires_grad or old.data is not array:
+            if old.requires_grad or old.array is not array:
                 old = copies.setdefault(id(now), nn.Parameter(Tensor(array), requires_grad=False))
         if now is not old:
             things[owner, attribute], shelf.base[owner, attribute] = now, old
@@ -186,7 +186,7 @@ def _move(thing: Any, old: Any) -> None:
     if isinstance(thing, nn.Module):
         thing.to(*to)
     else:
-        thing.data = thing.detach().to(*to).data
+        thing.array = thing.detach().to(*to).array
 
 
 def _first_parameter(thing: Any) -> Any:

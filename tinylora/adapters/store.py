@@ -48,7 +48,7 @@ def fingerprint(model: nn.Module, train: tuple[str, ...] = ()) -> str:
         owner, _, name = path.rpartition(".")
         if path not in stored:
             digest.update(f"{wrapped.get(owner, owner)}.{name} {p.shape} {p.dtype}".encode())
-            digest.update(to_device(p.data, "cpu").tobytes())
+            digest.update(to_device(p.array, "cpu").tobytes())
     return digest.hexdigest()
 
 
@@ -64,7 +64,7 @@ def save_adapter(model: nn.Module, path: str | Path, config: LoRAConfig, /, form
         raise ValueError(f"format is 'tinylora' or 'peft', not {format!r}")
     if any(variant_of(module) == "pissa" for _, module in lora_modules(model)):
         raise ValueError("an adapter file holds no A0 and B0: config = pissa_to_lora(model, config) first")
-    arrays = {name: to_device(p.data, "cpu") for name, p in _stored(model, config.train).items()}
+    arrays = {name: to_device(p.array, "cpu") for name, p in _stored(model, config.train).items()}
     if not any(lora_modules(model)):
         raise ValueError("the model has no LoRA to save")
     if format == "peft":
@@ -134,7 +134,7 @@ def load_adapter(model: nn.Module, path: str | Path, lora_only: bool = False) ->
                 p.requires_grad = required
         raise
     for name, parameter in stored.items():
-        parameter.data = to_device(arrays[name].astype(parameter.dtype), parameter.device)
+        parameter.array = to_device(arrays[name].astype(parameter.dtype), parameter.device)
     for _, module in lora_modules(model):
         module.lora.alpha = config.scale
     return config

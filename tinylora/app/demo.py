@@ -80,13 +80,13 @@ def run(seed: int = 0, out: Path = OUT) -> None:
     expected = predict(model, texts)
     fresh = load_classifier(out).model
     _check("loaded into a fresh model: same predictions, bit for bit", (predict(fresh, texts) == expected).all())
-    weights = [m.linear.weight.data for _, m in lora_modules(fresh)]
+    weights = [m.linear.weight.array for _, m in lora_modules(fresh)]
     merge(fresh)
     merged = predict(fresh, texts)
     same = (merged.argmax(1) == expected.argmax(1)).all()
     _check(f"merged: same predictions, probabilities within {abs(merged - expected).max():.0e}", same)
     unmerge(fresh)
-    back = all(m.linear.weight.data is w for w, (_, m) in zip(weights, lora_modules(fresh), strict=True))
+    back = all(m.linear.weight.array is w for w, (_, m) in zip(weights, lora_modules(fresh), strict=True))
     _check("unmerged: the original weights are back, the same bytes", back)
     seconds = time.perf_counter() - begin
     terminal.say(f'\n{seconds:.0f} s.  Try: tinylora predict {out} "Your parcel is held, pay the fee at post.example"')

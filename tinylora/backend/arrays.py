@@ -161,7 +161,7 @@ def device_of(array: Array) -> device:
     if isinstance(array, MetaArray):
         return device("meta")
     if not isinstance(array, NUMPY) and not is_cupy(array):
-        raise TypeError(f"expected an array, got {type(array).__name__}; the array of a tensor is its .data")
+        raise TypeError(f"expected an array, got {type(array).__name__}; the array of a tensor is its .array")
     return device("cpu" if isinstance(array, NUMPY) else "cuda")
 
 

@@ -74,7 +74,7 @@ class _Layer:
             )
         if k.shape[1::2] != self.keys.shape[1::2]:
             raise ValueError(f"the cache has {self._heads(self.keys)}, and the block {self._heads(k)}: define kv_heads")
-        self.keys[:, :, start:stop], self.values[:, :, start:stop] = k.data, v.data
+        self.keys[:, :, start:stop], self.values[:, :, start:stop] = k.array, v.array
         k, v = Tensor(self.keys[:, :, :stop]), Tensor(self.values[:, :, :stop])
         y = record(ops.attention, q, k, v, causal=True, mask=self._visible(start, stop))
         if cache.layers[-1] is self:

@@ -68,7 +68,7 @@ class Decoder(nn.Module):
         numbers as `features` and saves a fifth of the work in a model of four blocks. Raises IndexError unless `last` holds
         a position of each row.
         """
-        known = seen(last.data)
+        known = seen(last.array)
         if last.shape != ids.shape[:1] or (known.size and not (known.min() >= 0 and known.max() < ids.shape[1])):
             raise IndexError(f"features_at: {last.shape} positions, {known.tolist()}, do not fit rows of shape {ids.shape}")
         *blocks, block = self.trf_blocks
@@ -86,7 +86,7 @@ class Decoder(nn.Module):
         """An empty key-value cache for `size` positions per text, by default the whole context: see cache.py."""
         heads, head_dim = self.kv_heads()
         shape = (len(padding), heads, size or self.cfg.context_length, head_dim)
-        return Cache(len(self.trf_blocks), shape, self.tok_emb.weight.data, padding)
+        return Cache(len(self.trf_blocks), shape, self.tok_emb.weight.array, padding)
 
     def kv_heads(self) -> tuple[int, int]:
         """The number of key heads of a block, and the features of one."""

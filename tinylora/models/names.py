@@ -120,7 +120,7 @@ class Layer(NamedTuple):
 
     def stored(self, leaf: str) -> np.ndarray:
         """A parameter as it is stored there: transposed and concatenated if need be, in float32."""
-        parts = [to_device(p.data, "cpu").astype(np.float32, copy=False) for p in self.parameters()[leaf]]
+        parts = [to_device(p.array, "cpu").astype(np.float32, copy=False) for p in self.parameters()[leaf]]
         turned = [part.T if self.row.turned else part for part in parts]
         return np.ascontiguousarray(np.concatenate(turned, axis=-1) if len(turned) > 1 else turned[0])
 

@@ -23,7 +23,7 @@ def save_model(model: Decoder, folder: str | Path, dtype: Any = None) -> None:
         raise ValueError("the model has LoRA in it: call merge_and_unload first, or save_adapter to store the change alone")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = {path: to_device(p.data, "cpu") for path, p in model.named_parameters()}
+    arrays = {path: to_device(p.array, "cpu") for path, p in model.named_parameters()}
     safetensors.save(folder / "model.safetensors", {k: a.astype(dtype or a.dtype) for k, a in arrays.items()})
     entries = {"architecture": type(model).__name__, **model.cfg.as_dict(), "tie_head": model.head_is_tied}
     safetensors.write(folder / "config.json", json.dumps(entries, indent=1) + "\n")
@@ -62,5 +62,5 @@ def build(family: Family, cfg: ModelConfig, path: Path) -> Decoder:
         raise LoadError(f"{path}: does not fit its configuration:\n  " + "\n  ".join(sorted(faults)))
     if default_device() != "meta":
         for name, parameter in wanted.items():
-            parameter.data = to_device(file.floats(name), default_device())
+            parameter.array = to_device(file.floats(name), default_device())
     return model.eval()

@@ -109,7 +109,7 @@ def _fill(model: Decoder, weights: Weights, names: dict[str, str]) -> None:
         for leaf, parameters in layer.parameters().items():
             parts = layer.split(weights.floats(names[f"{layer.name}.{leaf}"]))
             for parameter, array in zip(parameters, parts, strict=True):
-                parameter.data = to_device(array, default_device())
+                parameter.array = to_device(array, default_device())
 
 
 def save(model: Decoder, folder: Path, labels: Sequence[str] | None, max_shard_bytes: int) -> None:
@@ -125,7 +125,7 @@ def save(model: Decoder, folder: Path, labels: Sequence[str] | None, max_shard_b
         labels = tuple(labels or model.cfg.labels or (f"LABEL_{i}" for i in range(count)))
         if len(labels) != count:
             raise ValueError(f"{len(labels)} labels for a head of {count} classes")
-    if model.out_head.bias is not None and model.out_head.bias.data.any():
+    if model.out_head.bias is not None and model.out_head.bias.array.any():
         raise ValueError(f"out_head has a bias, and {family.name} has none there: train a head with bias=False")
     config, arrays = family.config.write(model.cfg, model.head_is_tied, tuple(labels or ())), stored(model)
     with device("meta"):

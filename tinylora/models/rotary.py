@@ -67,9 +67,9 @@ def _on_device(device: str, head_dim: int, base: float, scaling: RopeScaling | N
 
 def rotary_tables(positions: Tensor, head_dim: int, base: float, scaling: RopeScaling | None) -> tuple[Tensor, Tensor]:
     """cos and sin of every pair's angle at positions (T,) or (B, T): each (1 or B, 1, T, D / 2), in float32."""
-    xp = array_module(positions.data)
+    xp = array_module(positions.array)
     per_position = _on_device(str(positions.device), head_dim, base, scaling)
-    at = positions.data.astype(np.float32)
+    at = positions.array.astype(np.float32)
     angles = at.reshape(-1, 1, at.shape[-1], 1) * per_position  # (1 or B, 1, T, D / 2)
     wide = angles.astype(np.float64)  # so that every device rounds to the same numbers
     return Tensor(xp.cos(wide).astype(np.float32)), Tensor(xp.sin(wide).astype(np.float32))

@@ -78,8 +78,8 @@ def count_parameters(model: Module) -> ParameterCount:
         group = count.lora if "lora" in path.split(".") else count.head if path.split(".")[0] in HEADS else count.base
         if p.requires_grad:
             group.trainable += p.numel()
-            group.trainable_bytes += p.data.nbytes
+            group.trainable_bytes += p.array.nbytes
         else:
             group.frozen += p.numel()
-            group.frozen_bytes += p.data.nbytes
+            group.frozen_bytes += p.array.nbytes
     return count

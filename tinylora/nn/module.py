@@ -22,7 +22,7 @@ class Parameter(Tensor):
     __slots__ = ()
 
     def __init__(self, data: Tensor, requires_grad: bool = True) -> None:
-        super().__init__(data.data, requires_grad)
+        super().__init__(data.array, requires_grad)
 
 
 class Module:

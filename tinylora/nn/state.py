@@ -42,8 +42,8 @@ def load_state_dict(module: Module, state: dict[str, Any], strict: bool) -> tupl
     if faults:
         raise RuntimeError(f"cannot load into {type(module).__name__}:\n  " + "\n  ".join(faults))
     for k in [k for k in wanted if k in state]:
-        array = state[k].data if isinstance(state[k], Tensor) else state[k]
-        own[k].data = to_device(array, own[k].device).astype(own[k].dtype)
+        array = state[k].array if isinstance(state[k], Tensor) else state[k]
+        own[k].array = to_device(array, own[k].device).astype(own[k].dtype)
     return missing, unexpected
 
 
@@ -60,9 +60,9 @@ def move(module: Module, where: tuple[Any, ...], dtype: Any, device: Any) -> Non
     for tensor in (*module.parameters(), *module.buffers()):
         for t in [tensor] if tensor.grad is None else [tensor, tensor.grad]:
             if device is not None:
-                t.data = to_device(t.data, device)
+                t.array = to_device(t.array, device)
             if dtype is not None and is_floating(t.dtype) and not (dtype == bfloat16 and tensor.requires_grad):
-                t.data = t.data.astype(np.dtype(dtype), copy=False)
+                t.array = t.array.astype(np.dtype(dtype), copy=False)
 
 
 def locate(error: Exception, module: Module) -> None:

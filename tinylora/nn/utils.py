@@ -18,7 +18,7 @@ def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float) -> T
     grads = [p.grad for p in found if p.grad is not None]
     if not grads:
         return Tensor(array_module().zeros((), "float32"))
-    (norm, *scaled), _ = ops.clip_norm(*(g.data for g in grads), max_norm=max_norm)
+    (norm, *scaled), _ = ops.clip_norm(*(g.array for g in grads), max_norm=max_norm)
     for g, array in zip(grads, scaled, strict=True):
-        g.data = array
+        g.array = array
     return Tensor(norm)

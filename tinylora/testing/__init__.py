@@ -78,7 +78,7 @@ def _problem(fn: Any, inputs: Sequence[Any], options: dict[str, Any]) -> Problem
     vjps: Sequence[Any] = [True] * len(inputs)
     if isinstance(fn, Op):
         with np.errstate(all="ignore"):
-            _, vjps = fn(*[x.data if isinstance(x, Tensor) else x for x in inputs], **options)
+            _, vjps = fn(*[x.array if isinstance(x, Tensor) else x for x in inputs], **options)
     taken = [_as_leaf(x) if vjp is not None else x for x, vjp in zip(inputs, vjps, strict=True)]
     leaves = [Leaf(f"input {i}", x) for i, x in enumerate(taken) if isinstance(x, Tensor) and x.requires_grad]
     if isinstance(fn, Module):
@@ -103,22 +103,22 @@ def _as_leaf(x: Any) -> Any:
 
 
 def _host(x: Tensor) -> np.ndarray:
-    return to_device(x.data, "cpu")
+    return to_device(x.array, "cpu")
 
 
 # ------------------------------------------------------------------------------------------ two opinions
 def _values(problem: Problem, shifts: dict[int, np.ndarray]) -> list[np.ndarray]:
     """The outputs with leaf i moved by shifts[i]."""
-    originals = {i: problem.leaves[i].tensor.data for i in shifts}
+    originals = {i: problem.leaves[i].tensor.array for i in shifts}
     try:
         for i, shift in shifts.items():
             leaf = problem.leaves[i].tensor
-            leaf.data = to_device(np.asarray(_host(leaf) + shift), device_of(leaf.data))
+            leaf.array = to_device(np.asarray(_host(leaf) + shift), device_of(leaf.array))
         with no_grad():
             return [_host(y) for y in problem.outputs()]
     finally:
         for i, data in originals.items():
-            problem.leaves[i].tensor.data = data
+            problem.leaves[i].tensor.array = data
 
 
 def _backward(problem: Problem, outputs: list[Tensor], gradients: list[np.ndarray]) -> list[np.ndarray]:

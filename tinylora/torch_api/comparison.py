@@ -17,7 +17,7 @@ def _untracked(name: str, *inputs: Any) -> Tensor:
     """NumPy's or CuPy's function `name` of the promoted inputs."""
     with no_grad():
         operands = promote(*inputs)
-        arrays = [x.data if isinstance(x, Tensor) else x for x in operands]
+        arrays = [x.array if isinstance(x, Tensor) else x for x in operands]
         return Tensor(getattr(array_module(*arrays), name)(*arrays))
 
 
@@ -68,13 +68,13 @@ def isfinite(input: Tensor) -> Tensor:
 
 def equal(input: Tensor, other: Tensor) -> bool:
     """Do the two have the same shape and the same numbers?"""
-    return input.shape == other.shape and bool((input.data == other.data).all())
+    return input.shape == other.shape and bool((input.array == other.array).all())
 
 
 def allclose(input: Tensor, other: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
     """Is |input - other| ≤ atol + rtol · |other| everywhere?"""
     a, b = promote(input, operand(other))
-    close = array_module(a.data).isclose(a.data, getattr(b, "data", b), rtol=rtol, atol=atol, equal_nan=equal_nan)
+    close = array_module(a.array).isclose(a.array, getattr(b, "array", b), rtol=rtol, atol=atol, equal_nan=equal_nan)
     return bool(close.all())
 
 
@@ -113,12 +113,12 @@ def bitwise_not(input: Tensor) -> Tensor:
 
 def any(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
     """Is any element true, over `dim` (all axes if None)?"""
-    return Tensor(input.data.any(axis=axes_of(dim, input.data.ndim), keepdims=keepdim))
+    return Tensor(input.array.any(axis=axes_of(dim, input.array.ndim), keepdims=keepdim))
 
 
 def all(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
     """Are all elements true, over `dim` (all axes if None)?"""
-    return Tensor(input.data.all(axis=axes_of(dim, input.data.ndim), keepdims=keepdim))
+    return Tensor(input.array.all(axis=axes_of(dim, input.array.ndim), keepdims=keepdim))
 
 
 # -------------------------------------------------------------------------------------- rounding

@@ -22,7 +22,7 @@ def numpy(input: Tensor) -> np.ndarray:
         raise RuntimeError("numpy() on a tensor that requires grad: use .detach().numpy()")
     if input.device != "cpu":
         raise TypeError(f"numpy() on a tensor on {input.device}: use .cpu().numpy()")
-    return input.data
+    return input.array
 
 
 def as_array(input: Tensor, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -32,14 +32,14 @@ def as_array(input: Tensor, dtype: Any = None, copy: bool | None = None) -> np.n
 
 def tolist(input: Tensor) -> Any:
     """Nested Python lists of numbers, or one number for a 0-d tensor."""
-    return to_device(input.data, "cpu").tolist()
+    return to_device(input.array, "cpu").tolist()
 
 
 def item(input: Tensor) -> Any:
     """The one number in the tensor."""
-    if input.data.size != 1:
+    if input.array.size != 1:
         raise RuntimeError(f"item() needs exactly one element, and the shape is {input.shape}")
-    return to_device(input.data, "cpu").item()
+    return to_device(input.array, "cpu").item()
 
 
 def as_float(input: Tensor) -> float:
@@ -57,7 +57,7 @@ def as_index(input: Tensor) -> int:
 
 def as_bool(input: Tensor) -> bool:
     """The truth of a tensor of one element; a larger one has none, and raises."""
-    if input.data.size != 1:
+    if input.array.size != 1:
         raise RuntimeError(f"a tensor of shape {input.shape} is neither true nor false: use .any() or .all()")
     return bool(item(input))
 
@@ -68,7 +68,7 @@ def as_text(input: Tensor) -> str:
     if input.device == "meta":
         text, notes = "...", [f"size={input.shape}", *notes]
     else:
-        text = np.array2string(to_device(input.data, "cpu"), precision=4, separator=", ", prefix="tensor(", threshold=200)
+        text = np.array2string(to_device(input.array, "cpu"), precision=4, separator=", ", prefix="tensor(", threshold=200)
     if input.dtype not in (np.float32, np.int64, np.bool_):
         notes.append(f"dtype={input.dtype}")
     if input.requires_grad:
@@ -78,19 +78,19 @@ def as_text(input: Tensor) -> str:
 
 def formatted(input: Tensor, spec: str) -> str:
     """f"{loss:.3f}": a 0-d tensor is formatted as its number."""
-    return format(item(input), spec) if input.data.ndim == 0 and spec else repr(input)
+    return format(item(input), spec) if input.array.ndim == 0 and spec else repr(input)
 
 
 def length(input: Tensor) -> int:
     """The size of the first axis."""
-    if not input.data.ndim:
+    if not input.array.ndim:
         raise TypeError("len() of a 0-d tensor")
     return input.shape[0]
 
 
 def iterate(input: Tensor) -> Iterator[Tensor]:
     """The slices along the first axis."""
-    if not input.data.ndim:
+    if not input.array.ndim:
         raise TypeError("a 0-d tensor cannot be iterated over")
     return iter(unbind(input))
 
@@ -102,22 +102,22 @@ def size(input: Tensor, dim: None = None) -> tuple[int, ...]: ...
 def size(input: Tensor, dim: int) -> int: ...
 def size(input: Tensor, dim: int | None = None) -> tuple[int, ...] | int:
     """The shape, or the size of one axis."""
-    return input.shape if dim is None else input.shape[axes_of(dim, input.data.ndim)]
+    return input.shape if dim is None else input.shape[axes_of(dim, input.array.ndim)]
 
 
 def dim(input: Tensor) -> int:
     """The number of axes."""
-    return input.data.ndim
+    return input.array.ndim
 
 
 def numel(input: Tensor) -> int:
     """The number of elements."""
-    return input.data.size
+    return input.array.size
 
 
 def element_size(input: Tensor) -> int:
     """Bytes per element."""
-    return input.data.itemsize
+    return input.array.itemsize
 
 
 def is_floating_point(input: Tensor) -> bool:
@@ -126,7 +126,7 @@ def is_floating_point(input: Tensor) -> bool:
 
 def is_contiguous(input: Tensor) -> bool:
     """Do the numbers lie in row order?"""
-    return bool(input.data.flags.c_contiguous)
+    return bool(input.array.flags.c_contiguous)
 
 
 # --------------------------------------------------------------------------- dtypes, devices, copies
@@ -194,13 +194,13 @@ def to_bool(input: Tensor) -> Tensor:
 def clone(input: Tensor) -> Tensor:
     """A copy with memory of its own; gradients flow through."""
     same = record(ops.cast, input, dtype=input.dtype)
-    same.data = input.data.copy() if same.data is input.data else same.data
+    same.array = input.array.copy() if same.array is input.array else same.array
     return same
 
 
 def contiguous(input: Tensor) -> Tensor:
     """The same numbers in row order, copied if they are not."""
-    return input if input.data.flags.c_contiguous else clone(input)
+    return input if input.array.flags.c_contiguous else clone(input)
 
 
 def deepcopy(input: Tensor, memo: dict[int, Any]) -> Tensor:
@@ -208,6 +208,6 @@ def deepcopy(input: Tensor, memo: dict[int, Any]) -> Tensor:
     if not input.is_leaf:
         raise RuntimeError("only leaf tensors can be deep-copied; use .detach() or .clone()")
     made = memo[id(input)] = object.__new__(type(input))
-    made.data, made.grad, made.node = input.data.copy(), copy.deepcopy(input.grad, memo), None
+    made.array, made.grad, made.node = input.array.copy(), copy.deepcopy(input.grad, memo), None
     made.requires_grad = input.requires_grad
     return made

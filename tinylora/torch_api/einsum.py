@@ -20,7 +20,7 @@ def einsum(equation: str, *operands: Any) -> Tensor:
     """
     tensors = list(operands[0] if len(operands) == 1 and isinstance(operands[0], list | tuple) else operands)
     unused = "".join(c for c in string.ascii_letters if c not in equation)
-    inputs, output = _letters(equation.replace(" ", ""), [x.data.ndim for x in tensors], unused)
+    inputs, output = _letters(equation.replace(" ", ""), [x.array.ndim for x in tensors], unused)
     spare = iter(c for c in unused if c not in "".join(inputs))
     for i, letters in enumerate(inputs):
         for c in dict.fromkeys(letters):
@@ -28,7 +28,7 @@ def einsum(equation: str, *operands: Any) -> Tensor:
                 at, new = inputs[i].rindex(c), next(spare)
                 inputs[i] = inputs[i][:at] + new + inputs[i][at + 1 :]
                 x = tensors[i]
-                tensors.append(Tensor(array_module(x.data).eye(x.shape[at], dtype=x.dtype)))
+                tensors.append(Tensor(array_module(x.array).eye(x.shape[at], dtype=x.dtype)))
                 inputs.append(c + new)
     try:
         return record(ops.einsum, *promote(*tensors), inputs=tuple(inputs), output=output)

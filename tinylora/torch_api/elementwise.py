@@ -59,7 +59,7 @@ def pow(input: Any, exponent: Any) -> Tensor:
     """inputᵉˣᵖᵒⁿᵉⁿᵗ. Integers to a negative power raise, as in PyTorch."""
     base, e = promote(input, exponent)
     whole = isinstance(base, Tensor) and base.dtype.kind in "iu"
-    if whole and (e < 0 if isinstance(e, int) else isinstance(e, Tensor) and e.data.size and e.data.min() < 0):
+    if whole and (e < 0 if isinstance(e, int) else isinstance(e, Tensor) and e.array.size and e.array.min() < 0):
         raise RuntimeError("integers to negative integer powers are not allowed: use .float() first")
     return _apply(ops.pow, base, e)
 
@@ -150,14 +150,14 @@ def where(condition: Tensor, input: Any, other: Any) -> Tensor:
     a, b = promote(input, other)
     if not isinstance(a, Tensor) and not isinstance(b, Tensor):
         a = tensor(a, device=condition.device)
-    return record(ops.where, condition.data.astype(bool), a, b)
+    return record(ops.where, condition.array.astype(bool), a, b)
 
 
 def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
     """A copy of input with `value` where mask is true."""
     if mask.dtype != bool:
         raise RuntimeError(f"masked_fill: the mask must be boolean, and this one is {mask.dtype}")
-    return where(mask, value if isinstance(value, Tensor) else input.data.dtype.type(value).item(), input)
+    return where(mask, value if isinstance(value, Tensor) else input.array.dtype.type(value).item(), input)
 
 
 def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:

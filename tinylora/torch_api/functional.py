@@ -91,7 +91,7 @@ def axes_of(dim: Dim, ndim: int) -> Any:
 
 
 def _reduce(op: Op, input: Tensor, dim: Dim, keepdim: bool, **options: Any) -> Tensor:
-    axis = axes_of(dim, input.data.ndim)
+    axis = axes_of(dim, input.array.ndim)
     return record(op, input, axis=axis, keepdims=keepdim, **options)
 
 
@@ -144,14 +144,14 @@ def _not_empty(name: str, input: Tensor, axis: Any) -> None:
 @numpy_names
 def amax(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
     """Largest value over `dim`. Ties share the gradient."""
-    _not_empty("amax", input, axes_of(dim, input.data.ndim))
+    _not_empty("amax", input, axes_of(dim, input.array.ndim))
     return _reduce(ops.amax, input, dim, keepdim)
 
 
 @numpy_names
 def amin(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
     """Smallest value over `dim`. Ties share the gradient."""
-    _not_empty("amin", input, axes_of(dim, input.data.ndim))
+    _not_empty("amin", input, axes_of(dim, input.array.ndim))
     return _reduce(ops.amin, input, dim, keepdim)
 
 
@@ -160,8 +160,8 @@ def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, dtype: An
     """Product over one axis, or of all elements."""
     input = input if dtype is None else input.to(dtype)
     input = input.to(np.int64) if input.dtype.kind in "biu" else input
-    axis = axes_of(dim, input.data.ndim)
-    flat = record(ops.reshape, input, shape=(input.data.size,)) if axis is None else input
+    axis = axes_of(dim, input.array.ndim)
+    flat = record(ops.reshape, input, shape=(input.array.size,)) if axis is None else input
     return record(ops.prod, flat, axis=axis or 0, keepdims=keepdim and axis is not None)
 
 
@@ -170,7 +170,7 @@ def cumsum(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
     """Running sum along `dim`."""
     input = input if dtype is None else input.to(dtype)
     input = input.to(np.int64) if input.dtype.kind in "biu" else input
-    axis = axes_of(dim, input.data.ndim)
+    axis = axes_of(dim, input.array.ndim)
     return input.clone() if axis is None else record(ops.cumsum, input, axis=axis)
 
 
@@ -180,7 +180,7 @@ def softmax(input: Tensor, dim: int = -1, dtype: Any = None) -> Tensor:
     """eˣ / Σ eˣ along `dim`."""
     input = input if dtype is None else input.to(dtype)
     need_float("softmax", input)
-    return record(ops.softmax, wide(input), axis=axes_of(dim, input.data.ndim)).to(input.dtype)
+    return record(ops.softmax, wide(input), axis=axes_of(dim, input.array.ndim)).to(input.dtype)
 
 
 @numpy_names
@@ -188,13 +188,13 @@ def log_softmax(input: Tensor, dim: int = -1, dtype: Any = None) -> Tensor:
     """log(softmax), computed without overflow."""
     input = input if dtype is None else input.to(dtype)
     need_float("log_softmax", input)
-    return record(ops.log_softmax, wide(input), axis=axes_of(dim, input.data.ndim)).to(input.dtype)
+    return record(ops.log_softmax, wide(input), axis=axes_of(dim, input.array.ndim)).to(input.dtype)
 
 
 def matmul(input: Any, other: Any) -> Tensor:
     """Matrix product over the last two axes; leading axes broadcast."""
     a, b = operand(input), operand(other)
-    if not (isinstance(a, Tensor) and isinstance(b, Tensor)) or 0 in (a.data.ndim, b.data.ndim):
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)) or 0 in (a.array.ndim, b.array.ndim):
         raise RuntimeError("matmul: both sides need at least one dimension; multiply by a number with *")
     if a.dtype != b.dtype:
         raise RuntimeError(f"matmul: expected one dtype, got {a.dtype} and {b.dtype}")

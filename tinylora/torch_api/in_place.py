@@ -22,7 +22,7 @@ def replace_(input: Tensor, new: Tensor) -> Tensor:
             raise RuntimeError("a leaf tensor that requires grad cannot be changed in place outside no_grad()")
     else:
         input.node = new.node
-    input.data = new.data
+    input.array = new.array
     return input
 
 

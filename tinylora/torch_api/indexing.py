@@ -69,8 +69,8 @@ def _array(item: Any, x: Tensor) -> Any:
         return slice(*(None if i is None else int(i) for i in (item.start, item.stop, item.step)))
     if isinstance(item, list | tuple | range | bool):
         item = tensor(list(item) if not isinstance(item, bool) else item, device=x.device)
-        item = item.to(np.int64) if not item.data.size else item  # x[[]] is empty
-    array = item.data if isinstance(item, Tensor) else item
+        item = item.to(np.int64) if not item.array.size else item  # x[[]] is empty
+    array = item.array if isinstance(item, Tensor) else item
     if isinstance(array, np.generic) or (getattr(array, "ndim", 1) == 0 and array.dtype != bool):
         array = array.item()
         return array if type(array) is int else _refuse(array)
@@ -94,7 +94,7 @@ def setitem(x: Tensor, index: Any, value: Any) -> None:
     """x[index] = value: computes a new array with the part replaced, and x takes it over."""
     basic, advanced = _normal(index, x.shape, x)
     value = operand(value)
-    value = value.to(x.dtype) if isinstance(value, Tensor) else x.data.dtype.type(value).item()
+    value = value.to(x.dtype) if isinstance(value, Tensor) else x.array.dtype.type(value).item()
     if not advanced:
         x.replace_(record(ops.setitem, x, value, index=basic))
         return

@@ -29,7 +29,7 @@ class TensorMethods(Operators):
     @property
     def ndim(self: Any) -> int:
         """The number of axes."""
-        return self.data.ndim
+        return self.array.ndim
 
     # to Python and NumPy, dtypes, devices, copies
     numpy = conversion.numpy
@@ -142,7 +142,7 @@ class TensorMethods(Operators):
     @property
     def T(self: Any) -> Tensor:
         """All axes in reverse order."""
-        return shaping.permute(self, *range(self.data.ndim)[::-1])
+        return shaping.permute(self, *range(self.array.ndim)[::-1])
 
     @property
     def mT(self: Any) -> Tensor:

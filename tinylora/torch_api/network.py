@@ -31,7 +31,7 @@ def lora_linear(input: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B
 
 def _check_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
     """Input and bias, in the dtype of the weight where `follow` allows it."""
-    if input.data.ndim == 0 or input.shape[-1] != weight.shape[-1]:
+    if input.array.ndim == 0 or input.shape[-1] != weight.shape[-1]:
         raise RuntimeError(f"linear: input of shape {input.shape} does not fit a weight of shape {weight.shape}")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise RuntimeError(f"linear: bias of shape {bias.shape} does not fit a weight of shape {weight.shape}")
@@ -98,7 +98,7 @@ def rope(input: Tensor, cos: Any, sin: Any) -> Tensor:
     """
     need_float("rope", input)
     dtype = float32 if input.dtype == bfloat16 else input.dtype
-    tables = [(x.data if isinstance(x, Tensor) else x).astype(dtype, copy=False) for x in (cos, sin)]
+    tables = [(x.array if isinstance(x, Tensor) else x).astype(dtype, copy=False) for x in (cos, sin)]
     half = (*input.shape[:-1], input.shape[-1] // 2)
     if input.shape[-1] % 2 or any(_broadcast(table.shape, half) != half for table in tables):
         shapes = f"{tuple(tables[0].shape)} and {tuple(tables[1].shape)}"
@@ -116,7 +116,7 @@ def _broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...] | None:
 
 def embedding(input: Tensor, weight: Tensor) -> Tensor:
     """weight[input]: ids of any shape -> (.., C). Raises IndexError for ids outside the vocabulary."""
-    ids = input.data
+    ids = input.array
     if ids.dtype.kind not in "iu":
         raise RuntimeError(f"embedding: ids must be integers, and these are {ids.dtype}")
     known = seen(ids)
@@ -156,14 +156,14 @@ def scaled_dot_product_attention(
     if not 0 <= dropout_p < 1:
         raise ValueError(f"attention: dropout_p must be at least 0 and below 1, not {dropout_p}")
     one_dtype("attention", query, key, value)
-    if query.data.ndim == 2:
+    if query.array.ndim == 2:
         one_head = query[None], key[None], value[None], attn_mask, dropout_p, is_causal, scale
         return scaled_dot_product_attention(*one_head)[0]
     _check_heads(query, key, value, enable_gqa)
     mask = _mask(query, key, attn_mask)
     T, S = query.shape[-2], key.shape[-2]
     if is_causal and T != S:  # the op lets the last query see all keys; in PyTorch the first query sees one
-        xp = array_module(query.data)
+        xp = array_module(query.array)
         early = xp.tri(T, S, dtype=bool)
         mask = early if mask is None else early & mask if mask.dtype == bool else xp.where(early, mask, -math.inf)
     if scale is not None:
@@ -198,7 +198,7 @@ def _mask(query: Tensor, key: Tensor, mask: Tensor | None) -> Any:
     if _broadcast(mask.shape, scores) != scores:
         raise RuntimeError(f"attention: attn_mask of shape {mask.shape} does not broadcast to the scores' {scores}")
     wide_enough = float32 if query.dtype == bfloat16 else query.dtype
-    return mask.data if mask.dtype == bool else mask.data.astype(wide_enough, copy=False)
+    return mask.array if mask.dtype == bool else mask.array.astype(wide_enough, copy=False)
 
 
 def cross_entropy(
@@ -218,15 +218,15 @@ def cross_entropy(
     input = wide(input)
     if weight is not None and weight.shape != input.shape[:2][-1:]:
         raise RuntimeError(f"cross_entropy: weight of shape {weight.shape} does not fit logits of shape {input.shape}")
-    if input.data.ndim == 1:
+    if input.array.ndim == 1:
         loss = cross_entropy(input[None], target.reshape(1), weight, ignore_index, reduction)
         return loss.reshape(()) if reduction == "none" else loss
     if target.shape != (input.shape[:1] + input.shape[2:]):
         raise ValueError(f"cross_entropy: logits of shape {input.shape} do not fit targets of shape {target.shape}")
     classes = input.shape[1]
-    logits = input.permute(0, *range(2, input.data.ndim), 1).reshape(target.data.size, classes)
+    logits = input.permute(0, *range(2, input.array.ndim), 1).reshape(target.array.size, classes)
     flat = _targets("cross_entropy", target, classes, ignore_index)
-    w = None if weight is None else weight.data
+    w = None if weight is None else weight.array
     loss = record(ops.cross_entropy, logits, flat, w, ignore_index=ignore_index, reduction=reduction)
     return loss.reshape(target.shape) if reduction == "none" else loss
 
@@ -235,7 +235,7 @@ def _targets(name: str, target: Tensor, classes: int, ignore_index: int) -> Any:
     """The targets as one row of an array, if each is a class or `ignore_index`."""
     if target.dtype.kind not in "iu":
         raise RuntimeError(f"{name}: targets must be integers (class numbers), and these are {target.dtype}")
-    known = seen(flat := target.data.reshape(-1))
+    known = seen(flat := target.array.reshape(-1))
     wrong = known[((known < 0) | (known >= classes)) & (known != ignore_index)]
     if wrong.size:
         raise IndexError(f"{name}: target {int(wrong[0])} is not one of the {classes} classes 0..{classes - 1}")

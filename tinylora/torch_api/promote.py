@@ -28,7 +28,7 @@ def tensor(data: Any, dtype: Any = None, device: Any = None, requires_grad: bool
     >>> tinylora.tensor([[1, 2], [3, 4]]).shape
     (2, 2)
     """
-    array = data.data if isinstance(data, Tensor) else data
+    array = data.array if isinstance(data, Tensor) else data
     if not hasattr(array, "__cuda_array_interface__") and not isinstance(array, np.ndarray):
         try:
             array = np.array(_plain(data))
@@ -38,7 +38,7 @@ def tensor(data: Any, dtype: Any = None, device: Any = None, requires_grad: bool
             array = array.astype(float32)
     if array.dtype not in SUPPORTED:
         raise TypeError(f"tensor data must be numbers or booleans, and this holds {array.dtype}: {str(data)[:60]}")
-    where = device if device is not None else default_device() if array is not getattr(data, "data", data) else None
+    where = device if device is not None else default_device() if array is not getattr(data, "array", data) else None
     array = to_device(array, where) if where is not None else array
     return Tensor(array.astype(dtype or array.dtype), requires_grad)
 
@@ -46,7 +46,7 @@ def tensor(data: Any, dtype: Any = None, device: Any = None, requires_grad: bool
 def _plain(data: Any) -> Any:
     """Nested sequences with any Tensors inside turned into arrays."""
     if isinstance(data, Tensor):
-        return to_device(data.data, "cpu")
+        return to_device(data.array, "cpu")
     return [_plain(x) for x in data] if isinstance(data, list | tuple) else data
 
 
@@ -71,8 +71,8 @@ def result_type(*operands: Any) -> np.dtype:
     tensors = [x for x in operands if isinstance(x, Tensor)]
     result: np.dtype | None = None
     ranks = (
-        [x.dtype for x in tensors if x.data.ndim],
-        [x.dtype for x in tensors if not x.data.ndim],
+        [x.dtype for x in tensors if x.array.ndim],
+        [x.dtype for x in tensors if not x.array.ndim],
         [SCALARS[type(x)] for x in operands if not isinstance(x, Tensor)],
     )
     for dtypes in ranks:
@@ -107,11 +107,11 @@ def promote(*operands: Any, floating: bool = False) -> list[Any]:
 def _alike(found: list[Any]) -> bool:
     """The common case, where nothing needs a cast: floating-point Tensors of one dtype on one device, and Python numbers."""
     first = found[0] if isinstance(found[0], Tensor) else found[-1]
-    if not isinstance(first, Tensor) or not is_floating(first.data.dtype):
+    if not isinstance(first, Tensor) or not is_floating(first.array.dtype):
         return False
-    dtype, kind = first.data.dtype, type(first.data)
+    dtype, kind = first.array.dtype, type(first.array)
     for x in found:
-        if x is not first and isinstance(x, Tensor) and not (x.data.dtype == dtype and type(x.data) is kind):
+        if x is not first and isinstance(x, Tensor) and not (x.array.dtype == dtype and type(x.array) is kind):
             return False
     return True
 
@@ -119,8 +119,8 @@ def _alike(found: list[Any]) -> bool:
 def _fit(x: Any, dtype: np.dtype, mixed: bool) -> Any:
     if not isinstance(x, Tensor):
         return {"f": float, "V": float, "b": bool}.get(dtype.kind, int)(x)
-    if mixed and x.data.ndim == 0 and x.node is None and x.device == "cpu":
-        return x.data.item()  # a 0-d CPU tensor may be combined with tensors on any device, as a number
+    if mixed and x.array.ndim == 0 and x.node is None and x.device == "cpu":
+        return x.array.item()  # a 0-d CPU tensor may be combined with tensors on any device, as a number
     return x if x.dtype == dtype else record(ops.cast, x, dtype=dtype)
 
 

@@ -38,7 +38,7 @@ def _axis(dim: int, ndim: int) -> int:
 # --------------------------------------------------------------------------------------------- views
 def reshape(input: Tensor, *shape: Any) -> Tensor:
     """The same numbers in a new shape; one size may be -1 and is then inferred."""
-    sizes, count = _sizes(shape), input.data.size
+    sizes, count = _sizes(shape), input.array.size
     known = math.prod(n for n in sizes if n != -1)
     if sizes.count(-1) > 1 or (-1 in sizes and (known == 0 or count % known)) or (-1 not in sizes and known != count):
         raise RuntimeError(f"reshape: {count} elements of shape {input.shape} do not fit {sizes}")
@@ -47,9 +47,9 @@ def reshape(input: Tensor, *shape: Any) -> Tensor:
 
 def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     """Join the axes from start_dim to end_dim into one."""
-    if not input.data.ndim:
+    if not input.array.ndim:
         return reshape(input, 1)
-    start, end = _axis(start_dim, input.data.ndim), _axis(end_dim, input.data.ndim)
+    start, end = _axis(start_dim, input.array.ndim), _axis(end_dim, input.array.ndim)
     if start > end:
         raise RuntimeError(f"flatten: start_dim {start_dim} comes after end_dim {end_dim}")
     shape = input.shape
@@ -58,16 +58,16 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
 
 def permute(input: Tensor, *dims: Any) -> Tensor:
     """Axes in a new order."""
-    order = tuple(_axis(d, input.data.ndim) for d in _sizes(dims))
-    if sorted(order) != list(range(input.data.ndim)):
+    order = tuple(_axis(d, input.array.ndim) for d in _sizes(dims))
+    if sorted(order) != list(range(input.array.ndim)):
         raise RuntimeError(f"permute: {_sizes(dims)} is no order of the dims of a tensor of shape {input.shape}")
     return record(ops.permute, input, axes=order)
 
 
 def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
     """Swap two axes."""
-    order = list(range(input.data.ndim))
-    a, b = _axis(dim0, input.data.ndim), _axis(dim1, input.data.ndim)
+    order = list(range(input.array.ndim))
+    a, b = _axis(dim0, input.array.ndim), _axis(dim1, input.array.ndim)
     if order:
         order[a], order[b] = order[b], order[a]
     return record(ops.permute, input, axes=tuple(order))
@@ -76,7 +76,7 @@ def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
 @numpy_names
 def squeeze(input: Tensor, dim: Any = None) -> Tensor:
     """Drop axes of size 1: all, or those of `dim`."""
-    ndim = input.data.ndim
+    ndim = input.array.ndim
     chosen = range(ndim) if dim is None else [_axis(d, ndim) for d in ([dim] if isinstance(dim, int) else dim)]
     return reshape(input, [n for i, n in enumerate(input.shape) if n != 1 or i not in chosen])
 
@@ -84,16 +84,16 @@ def squeeze(input: Tensor, dim: Any = None) -> Tensor:
 @numpy_names
 def unsqueeze(input: Tensor, dim: int) -> Tensor:
     """Insert an axis of size 1 at `dim`."""
-    at = axes_of(dim, input.data.ndim + 1)
+    at = axes_of(dim, input.array.ndim + 1)
     return reshape(input, *input.shape[:at], 1, *input.shape[at:])
 
 
 def expand(input: Tensor, *sizes: Any) -> Tensor:
     """Repeat axes of size 1 without copying; -1 leaves an axis as it is."""
     wanted = _sizes(sizes)
-    own = (1,) * (len(wanted) - input.data.ndim) + input.shape
+    own = (1,) * (len(wanted) - input.array.ndim) + input.shape
     shape = tuple(m if n == -1 else n for n, m in zip(wanted, own[-len(wanted) :] if wanted else (), strict=True))
-    if len(wanted) < input.data.ndim or any(m not in (1, n) for n, m in zip(shape, own, strict=True)):
+    if len(wanted) < input.array.ndim or any(m not in (1, n) for n, m in zip(shape, own, strict=True)):
         raise RuntimeError(f"expand: a tensor of shape {input.shape} cannot be expanded to {wanted}")
     return record(ops.expand, input, shape=shape)
 
@@ -110,7 +110,7 @@ def expand_as(input: Tensor, other: Tensor) -> Tensor:
 
 def t(input: Tensor) -> Tensor:
     """A matrix transposed; a vector as it is."""
-    return transpose(input, 0, 1) if input.data.ndim > 1 else input
+    return transpose(input, 0, 1) if input.array.ndim > 1 else input
 
 
 def tril(input: Tensor, diagonal: int = 0) -> Tensor:
@@ -128,7 +128,7 @@ def triu(input: Tensor, diagonal: int = 0) -> Tensor:
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Join tensors along an existing axis."""
     parts = promote(*tensors)
-    axis = _axis(dim, parts[0].data.ndim)
+    axis = _axis(dim, parts[0].array.ndim)
     shapes = [x.shape for x in parts]
     if len({s[:axis] + s[axis + 1 :] for s in shapes}) > 1 or len({len(s) for s in shapes}) > 1 or () in shapes:
         raise RuntimeError(f"cat: shapes {', '.join(map(str, shapes))} differ elsewhere than in dim {dim}")
@@ -140,13 +140,13 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Join tensors of one shape along a new axis."""
     if len({x.shape for x in tensors}) > 1:
         raise RuntimeError(f"stack: shapes {', '.join(str(x.shape) for x in tensors)} differ")
-    return cat([unsqueeze(x, dim) for x in tensors], axes_of(dim, tensors[0].data.ndim + 1))
+    return cat([unsqueeze(x, dim) for x in tensors], axes_of(dim, tensors[0].array.ndim + 1))
 
 
 @numpy_names
 def split(input: Tensor, split_size: int | Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
     """Pieces along an axis: of one size (the last may be shorter), or of the sizes in a list."""
-    axis = _axis(dim, input.data.ndim)
+    axis = _axis(dim, input.array.ndim)
     n = input.shape[axis]
     if isinstance(split_size, int):
         if split_size <= 0:
@@ -165,52 +165,52 @@ def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     """At most `chunks` pieces of equal size, the last maybe shorter."""
     if chunks < 1:
         raise RuntimeError(f"chunk: the number of pieces is at least 1, not {chunks}")
-    return split(input, builtins.max(1, -(-input.shape[_axis(dim, input.data.ndim)] // chunks)), dim)
+    return split(input, builtins.max(1, -(-input.shape[_axis(dim, input.array.ndim)] // chunks)), dim)
 
 
 @numpy_names
 def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     """The slices along an axis, without it."""
-    axis = _axis(dim, input.data.ndim)
+    axis = _axis(dim, input.array.ndim)
     return tuple(input[(slice(None),) * axis + (i,)] for i in range(input.shape[axis]))
 
 
 # --------------------------------------------------------------------------------- gathering and order
 def _check_index(name: str, input: Tensor, index: Tensor, axis: int) -> None:
-    if index.dtype.kind not in "iu" or index.data.ndim != input.data.ndim:
-        raise RuntimeError(f"{name}: index needs integers of {input.data.ndim} dims, got {index.dtype} {index.shape}")
+    if index.dtype.kind not in "iu" or index.array.ndim != input.array.ndim:
+        raise RuntimeError(f"{name}: index needs integers of {input.array.ndim} dims, got {index.dtype} {index.shape}")
     if any(m > n for i, (m, n) in enumerate(zip(index.shape, input.shape, strict=True)) if i != axis):
         raise RuntimeError(f"{name}: index of shape {index.shape} is larger than the tensor, {input.shape}")
-    if index.data.size and not (index.data.min() >= 0 and index.data.max() < input.shape[axis]):
-        raise IndexError(f"{name}: index {index.data.min()}..{index.data.max()} outside 0..{input.shape[axis] - 1}")
+    if index.array.size and not (index.array.min() >= 0 and index.array.max() < input.shape[axis]):
+        raise IndexError(f"{name}: index {index.array.min()}..{index.array.max()} outside 0..{input.shape[axis] - 1}")
 
 
 @numpy_names
 def gather(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """out[i][j] = input[index[i][j]][j] for dim 0, and so on."""
-    axis = _axis(dim, input.data.ndim)
-    if not input.data.ndim:
+    axis = _axis(dim, input.array.ndim)
+    if not input.array.ndim:
         return reshape(gather(reshape(input, 1), 0, reshape(index, -1)), index.shape)
     _check_index("gather", input, index, axis)
-    return record(ops.gather, input, index.data, axis=axis)
+    return record(ops.gather, input, index.array, axis=axis)
 
 
 @numpy_names
 def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     """A copy of input with out[index[i][j]][j] += src[i][j] for dim 0, and so on."""
-    axis = _axis(dim, input.data.ndim)
+    axis = _axis(dim, input.array.ndim)
     _check_index("scatter_add", input, index, axis)
     if any(m > n for m, n in zip(index.shape, src.shape, strict=True)):
         raise RuntimeError(f"scatter_add: index of shape {index.shape} is larger than src, {src.shape}")
-    return record(ops.scatter_add, input, index.data, src, axis=axis)
+    return record(ops.scatter_add, input, index.array, src, axis=axis)
 
 
 @numpy_names
 def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """The slices of input at `index` (1-d integers) along an axis."""
-    if index.data.ndim > 1:
+    if index.array.ndim > 1:
         raise RuntimeError(f"index_select: index is 1-d, not of shape {index.shape}")
-    return input[(slice(None),) * _axis(dim, input.data.ndim) + (index.data.reshape(-1),)]
+    return input[(slice(None),) * _axis(dim, input.array.ndim) + (index.array.reshape(-1),)]
 
 
 def _along(input: Tensor, dim: int, indices: Any) -> ValuesIndices:
@@ -220,12 +220,12 @@ def _along(input: Tensor, dim: int, indices: Any) -> ValuesIndices:
 
 def _by_arg(input: Tensor, name: str, dim: int, keepdim: bool) -> ValuesIndices:
     """The largest ("max") or smallest ("min") along an axis, and where; the first of several equals."""
-    if not input.data.ndim:
-        return ValuesIndices(input.clone(), Tensor(array_module(input.data).zeros((), "int64")))
-    axis = _axis(dim, input.data.ndim)
+    if not input.array.ndim:
+        return ValuesIndices(input.clone(), Tensor(array_module(input.array).zeros((), "int64")))
+    axis = _axis(dim, input.array.ndim)
     if not input.shape[axis]:
         raise IndexError(f"{name}: dim {dim} of a tensor of shape {input.shape} has nothing in it")
-    found = input.data.argmax(axis=axis) if name == "max" else input.data.argmin(axis=axis)
+    found = input.array.argmax(axis=axis) if name == "max" else input.array.argmin(axis=axis)
     picked = _along(input, axis, array_module(found).expand_dims(found, axis))
     return picked if keepdim else ValuesIndices(squeeze(picked.values, axis), squeeze(picked.indices, axis))
 
@@ -263,36 +263,36 @@ def min(input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -
 @numpy_names
 def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """Index of the largest element, in the flattened tensor or along an axis; the first of several equals."""
-    if not input.data.size:
+    if not input.array.size:
         raise IndexError(f"argmax: nothing to compare in a tensor of shape {input.shape}")
-    axis = axes_of(dim, input.data.ndim)
-    found = Tensor(input.data.argmax(axis=axis))
+    axis = axes_of(dim, input.array.ndim)
+    found = Tensor(input.array.argmax(axis=axis))
     return unsqueeze(found, axis) if keepdim and axis is not None else found
 
 
 @numpy_names
 def argsort(input: Tensor, dim: int = -1, descending: bool = False) -> Tensor:
     """The order that sorts `input` along an axis; equal elements keep theirs."""
-    xp, axis = array_module(input.data), _axis(dim, input.data.ndim)
-    if not input.data.ndim:
+    xp, axis = array_module(input.array), _axis(dim, input.array.ndim)
+    if not input.array.ndim:
         return Tensor(xp.zeros((), "int64"))
     if not descending:
-        return Tensor(xp.argsort(input.data, axis=axis, kind="stable"))
-    from_the_end = xp.argsort(xp.flip(input.data, axis), axis=axis, kind="stable")
+        return Tensor(xp.argsort(input.array, axis=axis, kind="stable"))
+    from_the_end = xp.argsort(xp.flip(input.array, axis), axis=axis, kind="stable")
     return Tensor(input.shape[axis] - 1 - xp.flip(from_the_end, axis))
 
 
 @numpy_names
 def sort(input: Tensor, dim: int = -1, descending: bool = False) -> ValuesIndices:
     """(values, indices), sorted along an axis; equal elements keep their order."""
-    return _along(input, dim, argsort(input, dim, descending).data)
+    return _along(input, dim, argsort(input, dim, descending).array)
 
 
 @numpy_names
 def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True) -> ValuesIndices:
     """The k largest (or smallest) elements along an axis, in order, and their indices."""
-    axis = _axis(dim, input.data.ndim)
+    axis = _axis(dim, input.array.ndim)
     if not 0 <= k <= (input.shape[axis] if input.shape else 1):
         raise RuntimeError(f"topk: k = {k} is out of range for dim {dim} of a tensor of shape {input.shape}")
     order = argsort(input, axis, descending=largest)
-    return _along(input, axis, order.data[(slice(None),) * axis + (slice(0, k),)] if input.shape else order.data)
+    return _along(input, axis, order.array[(slice(None),) * axis + (slice(0, k),)] if input.shape else order.array)

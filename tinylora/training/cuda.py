@@ -45,7 +45,7 @@ class Captured:
             graph = self.graphs[key] or _Graph(self, inputs)
             self.graphs[key] = graph
             out = graph.replay(inputs)
-        return _each(out, lambda x: Tensor(x.data.copy()))
+        return _each(out, lambda x: Tensor(x.array.copy()))
 
     @property
     def nbytes(self) -> int:
@@ -89,8 +89,8 @@ class Captured:
         for p in self.optimizer.parameters():
             data, m, v = self._homes.get(id(p), (None, None, None))
             state = self.optimizer.state.get(id(p), {})
-            if p.data is not data or state.get("m") is not m or state.get("v") is not v:
-                p.data = data = self._home(data, p.data)
+            if p.array is not data or state.get("m") is not m or state.get("v") is not v:
+                p.array = data = self._home(data, p.array)
                 for name, home in (("m", m), ("v", v)):
                     if name in state:
                         state[name] = self._home(home, state[name])
@@ -111,7 +111,7 @@ class _Graph:
 
     def __init__(self, owner: Captured, inputs: tuple[Tensor, ...]) -> None:
         xp: Any = backend.cupy()
-        self.inputs = [Tensor(xp.asarray(x.data).copy()) for x in inputs]
+        self.inputs = [Tensor(xp.asarray(x.array).copy()) for x in inputs]
         self.slots = Slots(xp)
         self.kept: list[Array] = []  # the frozen weights: kept alive, since the graph reads them
         self._made: weakref.WeakValueDictionary[int, Array] = weakref.WeakValueDictionary()  # by id: the step's results
@@ -124,10 +124,10 @@ class _Graph:
 
     def replay(self, inputs: tuple[Tensor, ...]) -> Any:
         for place, x in zip(self.inputs, inputs, strict=True):
-            if array_module(x.data) is array_module(place.data):
-                place.data[...] = x.data
+            if array_module(x.array) is array_module(place.array):
+                place.array[...] = x.array
             else:
-                place.data.set(x.data)
+                place.array.set(x.array)
         self.slots.refresh()
         self.graph.launch()
         return self.outputs

@@ -74,7 +74,7 @@ def train(
     optimizer = AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
     rng = np.random.default_rng(config.seed)
     steps = config.epochs * math.ceil(len(messages) / config.batch_size)
-    best = ((-1.0, 0.0), [p.data.copy() for p in trained])  # copied: a captured step overwrites the arrays
+    best = ((-1.0, 0.0), [p.array.copy() for p in trained])  # copied: a captured step overwrites the arrays
     captured = config.graph and can_capture(trained[0].device)
     step_on = _step_of(model, optimizer, config.clip)
     run = capture(step_on, optimizer) if captured else step_on
@@ -95,13 +95,13 @@ def train(
             metrics = evaluate(model, valid, labels, tokenizer)
             rank = (metrics.accuracy, -metrics.loss)
             if rank > best[0]:
-                best = rank, [p.data.copy() for p in trained]
+                best = rank, [p.array.copy() for p in trained]
             report({"epoch": epoch, "valid": metrics})
     except KeyboardInterrupt:
         finished = False
     finally:
         for p, array in zip(trained, best[1], strict=True):
-            p.data = array
+            p.array = array
         model.eval()
     return finished
 

@@ -44,16 +44,16 @@ def checkpoint(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
 
     def gradients(g: Array) -> list[Array]:
         """Gradients of the inputs. Those of parameters inside are added to their .grad as a side effect."""
-        again = [Tensor(x.data, requires_grad=x.requires_grad) if isinstance(x, Tensor) else x for x in inputs]
+        again = [Tensor(x.array, requires_grad=x.requires_grad) if isinstance(x, Tensor) else x for x in inputs]
         with _grad_enabled(), keys_from(functools.partial(next, iter(keys))):
             function(*again).backward(Tensor(g))
-        return [getattr(getattr(x, "grad", None), "data", None) for x in again]
+        return [getattr(getattr(x, "grad", None), "array", None) for x in again]
 
     recomputed = once(gradients)
     edges = [(x.node, _vjp(recomputed, i, x)) for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.node is not None]
     if not edges:  # no input requires grad: an edge to an unused node, so that backward reaches this node
         edges = [(Node((), ()), lambda g: (recomputed(g), array_module(g).zeros((), g.dtype))[1])]
-    return Tensor(out.data, node=Node(out.shape, tuple(edges)))
+    return Tensor(out.array, node=Node(out.shape, tuple(edges)))
 
 
 def checkpoint_modules(modules: Iterable[Module]) -> None:

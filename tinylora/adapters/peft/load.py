@@ -175,7 +175,7 @@ def _factor(array: np.ndarray, beside: nn.Module) -> nn.Parameter:
     """A, B or a magnitude: as `_parameter`, but at least in float32."""
     found = _parameter(array, beside)
     if found.dtype.itemsize < 4:
-        found.data = to_device(np.ascontiguousarray(array), found.device)
+        found.array = to_device(np.ascontiguousarray(array), found.device)
     return found
 
 

@@ -74,7 +74,7 @@ def _factors(layer: Layer, wrapped: dict[str, LinearWithLoRA]) -> tuple[dict[str
 
 def _magnitude(wrapped: LinearWithLoRA | None, owner: nn.Module) -> np.ndarray:
     """DoRA's magnitude (out,); for a part of c_attn without LoRA, the lengths of its rows, which change nothing."""
-    found = owner.weight.data if wrapped is None else wrapped.lora.magnitude.data
+    found = owner.weight.array if wrapped is None else wrapped.lora.magnitude.array
     found = to_device(found, "cpu").astype(np.float32, copy=False)
     return np.sqrt((found * found).sum(axis=1)) if wrapped is None else found
 
@@ -84,8 +84,8 @@ def fused(parts: list[tuple[int, LoRALayer]], count: int) -> tuple[np.ndarray, n
 
     B has zeros for a place without LoRA. Where scales differ, B is multiplied by their ratio.
     """
-    a = [to_device(lora.A.data, "cpu").T.astype(np.float32) for _, lora in parts]
-    b = [to_device(lora.B.data, "cpu").T.astype(np.float32) for _, lora in parts]
+    a = [to_device(lora.A.array, "cpu").T.astype(np.float32) for _, lora in parts]
+    b = [to_device(lora.B.array, "cpu").T.astype(np.float32) for _, lora in parts]
     scale = next((lora.alpha for _, lora in parts if lora.alpha), 0.0)
     shared = all(array.shape == a[0].shape and (array == a[0]).all() for array in a)
     tall, A = len(b[0]), a[0] if shared else np.concatenate(a)

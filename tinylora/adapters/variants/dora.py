@@ -25,7 +25,7 @@ class DoRA(LinearWithLoRA):
 
     def __init__(self, linear: nn.Linear, rank: int, alpha: float) -> None:
         super().__init__(linear, rank, alpha)
-        self.lora.magnitude = nn.Parameter(Tensor(_lengths(linear.weight.data)))
+        self.lora.magnitude = nn.Parameter(Tensor(_lengths(linear.weight.array)))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.merged:
@@ -41,7 +41,7 @@ class DoRA(LinearWithLoRA):
 
     def changed(self) -> Array:
         V = super().changed()
-        return V * (self.lora.magnitude.data / _lengths(V))[:, None]
+        return V * (self.lora.magnitude.array / _lengths(V))[:, None]
 
 
 def _lengths(weight: Array) -> Array:

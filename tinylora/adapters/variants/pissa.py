@@ -31,7 +31,7 @@ class PiSSA(LinearWithLoRA):
         super().__init__(linear, rank, alpha)
         if not alpha > 0:
             raise ValueError(f"PiSSA needs a scale above 0, not {alpha}")
-        best = low_rank(linear.weight.data.T, rank)
+        best = low_rank(linear.weight.array.T, rank)
         root = alpha**-0.5
         A, B = best.A * root, best.B * root
         self.lora.A, self.lora.B = nn.Parameter(A), nn.Parameter(B)

@@ -21,7 +21,7 @@ class QuantizedLinear(nn.Linear):
         nn.Module.__init__(self)  # no initial weight is drawn
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.register_parameter("bias", linear.bias)
-        for name, part in self.encode(linear.weight.data).items():
+        for name, part in self.encode(linear.weight.array).items():
             self.register_buffer(name, Tensor(part))
         self.train(linear.training)
 
@@ -36,7 +36,7 @@ class QuantizedLinear(nn.Linear):
     @property
     def weight(self) -> Tensor:  # type: ignore[override]  # formed whenever it is asked for
         """Ŵ (out, in), dequantised at each access."""
-        parts = [part.data for part in self._buffers.values()]
+        parts = [part.array for part in self._buffers.values()]
         return Tensor(self.decode(array_module(*parts), *parts))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class QuantizedLinear(nn.Linear):
     @property
     def nbytes(self) -> int:
         """Size of the arrays that represent the weight."""
-        return sum(part.data.nbytes for part in self._buffers.values())
+        return sum(part.array.nbytes for part in self._buffers.values())
 
 
 class QLoRA(DropoutLoRA):
@@ -104,5 +104,5 @@ def dequantize(model: nn.Module) -> None:
 
 def weight_error(linear: nn.Linear, quantized: QuantizedLinear) -> float:
     """‖W - Ŵ‖ / ‖W‖, Frobenius norms."""
-    xp = array_module(linear.weight.data)
-    return float(xp.linalg.norm(linear.weight.data - quantized.weight.data) / xp.linalg.norm(linear.weight.data))
+    xp = array_module(linear.weight.array)
+    return float(xp.linalg.norm(linear.weight.array - quantized.weight.array) / xp.linalg.norm(linear.weight.array))
