@@ -8,15 +8,16 @@ python examples/03_finetune.py --data sms.tsv --epochs 2     # any TSV, CSV or J
 """
 
 import argparse
-import math
 import time
 
 import tinylora
 from tinylora.adapters import LoRAConfig, apply_lora
 from tinylora.app.demo import MESSAGES
 from tinylora.models import load_model
-from tinylora.tasks.messages import read_messages, split
-from tinylora.training.loop import TrainConfig, evaluate, train
+from tinylora.tasks import Classify
+from tinylora.text.tokenizer import BYTES
+from tinylora.training.loop import TrainConfig, Trainer
+from tinylora.training.report import Reporter
 
 
 def randomise(model: tinylora.nn.Module) -> None:
@@ -29,6 +30,13 @@ def randomise(model: tinylora.nn.Module) -> None:
                 p.fill_(1.0 if name.endswith("scale") else 0.0)
 
 
+class Lines(Reporter):
+    """A line per epoch."""
+
+    def validated(self, epoch, step, score, best) -> None:
+        print(f"epoch {epoch}: validation loss {score.loss:.3f}, {score.headline}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", choices=("lora", "head", "full", "random"), default="lora")
@@ -38,15 +46,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
-    messages = read_messages(args.data)
-    parts = split(messages, args.seed)
-    labels = sorted({m.label for m in messages})
+    parts = Classify.split(Classify.read(args.data), args.seed)
 
     tinylora.manual_seed(args.seed)
     model = load_model("nano")
     if args.variant == "random":
         randomise(model)
-    model.set_classes(labels, bias=True)
+    task = Classify.for_examples(parts, BYTES, model.cfg.context_length)
+    task.head(model, bias=True)
     if args.variant in ("lora", "random"):
         apply_lora(model, LoRAConfig(rank=16, alpha=16, scaling="alpha/r", train=("out_head",)))
     elif args.variant == "head":
@@ -55,18 +62,10 @@ def main() -> None:
     print(model.summary())
 
     started = time.perf_counter()
-    losses = []
-
-    def report(event: dict) -> None:
-        if "loss" in event:
-            losses.append(event["loss"])
-        else:
-            print(f"epoch {event['epoch']}: loss {math.fsum(losses[-20:]) / len(losses[-20:]):.3f}, "
-                  f"validation accuracy {event['valid'].accuracy:.2%}")  # fmt: skip
-
-    train(model, parts.train, parts.valid, labels, TrainConfig(args.epochs, args.lr, 32, args.seed), report)
-    found = evaluate(model, parts.test, labels)
-    f1 = ", ".join(f"{label} F1 {found.f1(label):.4f}" for label in labels)
+    config = TrainConfig(args.epochs, args.lr, seed=args.seed)
+    Trainer(model, task, parts.train, parts.valid, config, Lines()).run()
+    found = task.evaluate(model, parts.test)
+    f1 = ", ".join(f"{label} F1 {found.f1(label):.4f}" for label in task.labels)
     print(f"{args.variant}: test accuracy {found.accuracy:.2%}, {f1}, {time.perf_counter() - started:.0f} s")
 
 

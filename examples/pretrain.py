@@ -21,7 +21,7 @@ from tinylora.models import load_model, save_model
 from tinylora.models.gpt import GPTModel
 from tinylora.nn.utils import clip_grad_norm_
 from tinylora.text.tokenizer import END
-from tinylora.training.loop import warmup_cosine
+from tinylora.training.schedule import learning_rate
 
 NANO = {
     "vocab_size": 257, "context_length": 512, "emb_dim": 256, "n_heads": 4, "n_layers": 4,
@@ -97,7 +97,7 @@ def pretrain(args: argparse.Namespace) -> GPTModel:
     begin = time.perf_counter()
     for step in range(args.steps):
         for group in optimizer.param_groups:
-            group["lr"] = args.lr * warmup_cosine(step, args.steps, warmup=min(300, args.steps // 10))
+            group["lr"] = args.lr * learning_rate("cosine", step, args.steps, min(300, args.steps // 10))
         starts = rng.integers(0, len(train) - len(span), args.batch_size)
         loss = language_model_loss(model, train[starts[:, None] + span])
         optimizer.zero_grad()

@@ -17,7 +17,7 @@ from tinylora.formats import LoadError, safetensors
 from tinylora.lora import LinearWithLoRA, lora_modules
 from tinylora.models import save_model
 from tinylora.models.gpt import GPTModel
-from tinylora.runs.run_folder import load_classifier
+from tinylora.runs.run import Run
 
 TINY = {
     "vocab_size": 11, "context_length": 8, "emb_dim": 8, "n_heads": 2, "n_layers": 2, "drop_rate": 0.0, "qkv_bias": True,
@@ -378,9 +378,9 @@ def test_a_model_with_lora_is_not_saved_whole(tmp_path):
 def test_an_adapter_of_no_classifier_or_no_base_is_named(tmp_path, extra, message):
     save_adapter(trained(), tmp_path / "a.safetensors", CONFIG, **extra)
     with pytest.raises(LoadError, match=message):
-        load_classifier(tmp_path / "a.safetensors")
+        Run.load(tmp_path / "a.safetensors")
     if not extra:
         save_model(base(classes=0), tmp_path / "base")
         save_adapter(trained(ALONE, base(classes=0)), tmp_path / "lm.safetensors", ALONE)
         with pytest.raises(LoadError, match="this model has no labels: it is no classifier"):
-            load_classifier(tmp_path / "lm.safetensors", str(tmp_path / "base"))
+            Run.load(tmp_path / "lm.safetensors", str(tmp_path / "base"))

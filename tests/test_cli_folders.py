@@ -15,7 +15,8 @@ from tinylora.lora import lora_modules
 from tinylora.models import load_model
 from tinylora.models.gpt import GPTModel
 from tinylora.models.source import ModelSource
-from tinylora.runs.run_folder import adapter_file, load_classifier
+from tinylora.runs.run import Run
+from tinylora.runs.run_folder import adapter_file
 
 TEXTS = ["Are you coming home for dinner?", "WIN a prize now"]
 PEFT_RUN = {"adapter_config.json", "adapter_model.safetensors", "config.json", "metrics.jsonl"}
@@ -106,7 +107,7 @@ def test_inspect_shows_what_is_in_an_adapter(capsys, hf, finetuned, tmp_path):
         found = inspect_adapter(adapter_file(path))
         assert (len(found.changes), found.whole) == (layers, whole)
         assert found.lora == sum(len(c.spectrum) * (c.in_features + c.out_features) for c in found.changes)
-        deltas = [m.lora.delta() for _, m in lora_modules(load_classifier(path)[0])]
+        deltas = [m.lora.delta() for _, m in lora_modules(Run.load(path).model)]
         total = sum(np.square(d, dtype=np.float64).sum() for d in deltas)
         np.testing.assert_allclose(sum(c.norm**2 for c in found.changes), total, rtol=1e-4)
         for c in found.changes:
@@ -149,10 +150,10 @@ def test_they_predict_what_we_predict(hf, finetuned):
     transformers.logging.disable_progress_bar()
     kind = transformers.GPT2ForSequenceClassification
     model = peft.PeftModel.from_pretrained(kind.from_pretrained(hf / "gpt2", num_labels=2), finetuned).eval()
-    ours = load_classifier(finetuned)
+    ours = Run.load(finetuned)
     for text in TEXTS:
         tokens = ours.source.tokenizer.encode(text, 48)
         expected = model(torch.tensor(tokens[None])).logits.detach().numpy()
         found = ours.model(tinylora.tensor(tokens[None])).detach().numpy()[:, -1]
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    assert ours.labels == ("ham", "spam")
+    assert ours.task.labels == ("ham", "spam")

@@ -11,7 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinylora.tasks.messages import Message, batches, collate, read_messages, split
+from tinylora.tasks import Classify
+from tinylora.tasks.batching import arrange, batches, pad
+from tinylora.tasks.messages import Message, read_messages, split
+from tinylora.tasks.task import IGNORE
 from tinylora.text.tokenizer import BYTES, END
 
 DATA = Path(os.environ.get("TINYLORA_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
@@ -199,39 +202,38 @@ def test_a_cut_in_the_middle_of_a_character():
 words = st.lists(st.text("abc ", max_size=40), min_size=1, max_size=50)
 
 
-@given(words, st.integers(1, 9), st.one_of(st.none(), st.integers(0, 99)))
-def test_every_message_comes_exactly_once(texts, size, seed):
-    messages = [Message("ab"[i % 2], text) for i, text in enumerate(texts)]
-    seen = []
-    for numbers, batch in batches(messages, ["a", "b"], 32, size, None if seed is None else np.random.default_rng(seed)):
-        assert 1 <= len(numbers) <= size
-        ids, last, classes = batch.ids.numpy(), batch.last.numpy(), batch.classes.numpy()
-        for row, number in enumerate(numbers):
-            expected = BYTES.encode(messages[number].text, 32)
-            assert ids[row, : last[row] + 1].tolist() == expected.tolist()
-            assert (ids[row, last[row] :] == END).all() and classes[row] == number % 2
-        assert ids.shape[1] == last.max() + 1
-        seen += numbers
-    assert sorted(seen) == list(range(len(texts)))
+def encoded(texts):
+    task = Classify(BYTES, 64, ("a", "b"))
+    return [task.encode(Message("ab"[i % 2], text)) for i, text in enumerate(texts)]
+
+
+@given(words, st.integers(1, 9), st.integers(1, 4), st.one_of(st.none(), st.integers(0, 99)))
+def test_every_example_comes_exactly_once(texts, size, accumulate, seed):
+    examples = encoded(texts)
+    lengths = [len(e.ids) for e in examples]
+    steps = arrange(lengths, size, accumulate, None if seed is None else np.random.default_rng(seed))
+    assert all(1 <= len(part) <= size for step in steps for part in step)
+    assert all(1 <= len(step) <= accumulate for step in steps) and len(steps) == -(-len(texts) // (size * accumulate))
+    assert sorted(i for step in steps for part in step for i in part) == list(range(len(texts)))
+    for step in steps:
+        for part in step:
+            batch = pad(examples, part, END)
+            assert batch.ids.shape == batch.targets.shape == (len(part), max(lengths[i] for i in part))
+            for row, targets, i in zip(batch.ids, batch.targets, part, strict=True):
+                assert row[: lengths[i]].tolist() == examples[i].ids.tolist() and (row[lengths[i] :] == END).all()
+                assert np.flatnonzero(targets != IGNORE).tolist() == [lengths[i] - 1] and targets[lengths[i] - 1] == i % 2
 
 
 @given(words)
 def test_without_a_generator_batches_go_from_short_to_long(texts):
-    lengths = [batch.ids.shape[1] for _, batch in batches([Message("a", t) for t in texts], ["a"], 64, 4)]
+    lengths = [batch.ids.shape[1] for batch in batches(encoded(texts), 4, END)]
     assert lengths == sorted(lengths)
 
 
 def test_a_generator_shuffles_batches_and_what_is_equally_long():
-    messages = [Message("a", f"{i:04}") for i in range(64)]
-    orders = [[n for n, _ in batches(messages, ["a"], 64, 8, np.random.default_rng(seed))] for seed in (0, 0, 1)]
+    orders = [arrange([6] * 64, 8, 1, np.random.default_rng(seed)) for seed in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
-    assert {frozenset(n) for n in orders[0]} != {frozenset(n) for n in orders[2]}
-
-
-def test_collate_pads_with_END():
-    batch = collate([np.array([END, 1, END]), np.array([END, END])], [1, 0])
-    assert batch.ids.tolist() == [[END, 1, END], [END, END, END]]
-    assert batch.last.tolist() == [2, 1] and batch.classes.tolist() == [1, 0]
+    assert {frozenset(part) for (part,) in orders[0]} != {frozenset(part) for (part,) in orders[2]}
 
 
 @needs_sms
@@ -242,8 +244,9 @@ def test_little_of_the_sms_data_is_padding_and_none_of_it_leaks():
     texts = [{m.text for m in part} for part in parts]
     assert not (texts[0] & texts[1] or texts[0] & texts[2] or texts[1] & texts[2])
     assert abs(len(parts.test) / sum(map(len, parts)) - 0.2) < 0.001
-    kept = padded = 0
-    for _, batch in batches(parts.train, ["ham", "spam"], 512, 32, np.random.default_rng(0)):
-        kept += int((batch.last.numpy() + 1).sum())
-        padded += batch.ids.numel()
-    assert 1 - kept / padded < 0.03
+    task = Classify(BYTES, 512, ("ham", "spam"))
+    examples = [task.encode(m) for m in parts.train]
+    lengths = [len(e.ids) for e in examples]
+    steps = arrange(lengths, 32, 1, np.random.default_rng(0))
+    padded = sum(len(part) * max(lengths[i] for i in part) for (part,) in steps)
+    assert 1 - sum(lengths) / padded < 0.03

@@ -7,17 +7,20 @@ import pytest
 from card import apart, cupy, needs_a_card, needs_nvmath
 
 import tinylora
-import tinylora.training.loop as training
 from tinylora import adapters, nn, optim
 from tinylora.adapters.variants import DoRA, DropoutLoRA, Int8Linear, LoRAFA, NF4Linear, PiSSA, QLoRA
 from tinylora.backend import bfloat16
 from tinylora.lora import LinearWithLoRA, freeze, replace_linear_with_lora
 from tinylora.models.gpt import GPTModel
 from tinylora.models.llama import LlamaModel
-from tinylora.tasks.messages import Batch, Message
+from tinylora.tasks import Classify
+from tinylora.tasks.classify import class_scores
+from tinylora.tasks.messages import Message
+from tinylora.text.tokenizer import BYTES
 from tinylora.torch_api import functional as F
-from tinylora.training.loop import TrainConfig
+from tinylora.training.loop import TrainConfig, Trainer
 from tinylora.training.recompute import checkpoint_modules
+from tinylora.training.report import Reporter
 
 pytestmark = needs_a_card
 CFG = {
@@ -100,7 +103,7 @@ def test_a_classifier_of_any_size_of_head_can_be_captured(dtype, features):
 
         def step(ids, classes, last, model=model, optimizer=optimizer):
             optimizer.zero_grad()
-            loss = F.cross_entropy(training.class_scores(model, Batch(ids, last, classes)), classes)
+            loss = F.cross_entropy(class_scores(model, ids, last), classes)
             loss.backward()
             optimizer.step()
             return loss
@@ -155,6 +158,16 @@ def test_a_step_with_sgd_cannot_be_captured():
         tinylora.cuda.capture(lambda: None, optim.SGD([tinylora.ones(2, requires_grad=True)]))
 
 
+class Losses(Reporter):
+    """Keeps the loss of every step."""
+
+    def __init__(self):
+        self.losses = []
+
+    def stepped(self, step):
+        self.losses.append(step.loss)
+
+
 @needs_nvmath
 def test_the_training_loop_gives_the_same_losses_on_the_cpu_and_on_the_gpu_with_and_without_graphs():
     rng = np.random.default_rng(0)
@@ -168,10 +181,11 @@ def test_the_training_loop_gives_the_same_losses_on_the_cpu_and_on_the_gpu_with_
             model = GPTModel({**CFG, "vocab_size": 257, "context_length": 80, "drop_rate": 0.0})
             model.out_head = nn.Linear(CFG["emb_dim"], 2)
             tinylora.adapters.apply_lora(model, tinylora.adapters.LoRAConfig(4, 8.0, train=("out_head",)))
-            events = []
+            recorder = Losses()
             config = TrainConfig(epochs=4, batch_size=8, lr=1e-3, graph=graph)
-            assert training.train(model, messages, messages[::4], ["ham", "spam"], config, events.append)
-        losses[name] = np.array([e["loss"] for e in events if "loss" in e])
+            task = Classify(BYTES, 80, ("ham", "spam"))
+            assert Trainer(model, task, messages, messages[::4], config, recorder).run().finished
+        losses[name] = np.array(recorder.losses)
         weights[name] = {n: p.detach().cpu().numpy() for n, p in model.named_parameters() if p.requires_grad}
     assert len(losses["graph"]) == 4 * 6 and losses["graph"][-1] < losses["graph"][0]
     for name in ("plain", "graph"):
@@ -187,7 +201,8 @@ def test_a_loss_that_is_not_finite_leaves_the_best_weights_in_the_model():
         model.out_head = nn.Linear(CFG["emb_dim"], 2)
         before = [p.array.copy() for p in model.parameters()]
         with pytest.raises(FloatingPointError, match="NaN or infinite"):
-            training.train(model, messages, messages, ["a", "b"], TrainConfig(epochs=9, lr=1e30, batch_size=4))
+            task = Classify(BYTES, CFG["context_length"], ("a", "b"))
+            Trainer(model, task, messages, messages, TrainConfig(epochs=9, lr=1e30, batch_size=4)).run()
     assert all((p.array == b).all() for p, b in zip(model.parameters(), before, strict=True))
 
 

@@ -38,11 +38,16 @@ __version__ = "0.1.0"
 if typing.TYPE_CHECKING:
     from tinylora import adapters, models, testing
     from tinylora.models import load_model
+    from tinylora.runs.finetune import finetune
+    from tinylora.runs.run import Run
     from tinylora.testing.profile import profile
 else:
     # imported at their first use: together they take as long as all the rest
     _ROOMS = ("adapters", "models", "testing")
-    _NAMES = {"load_model": "tinylora.models", "profile": "tinylora.testing.profile"}
+    _NAMES = {
+        "Run": "tinylora.runs.run", "finetune": "tinylora.runs.finetune", "load_model": "tinylora.models",
+        "profile": "tinylora.testing.profile",
+    }  # fmt: skip
 
     def __getattr__(name):
         if name in _ROOMS:
@@ -60,8 +65,8 @@ __all__ = [
     # the library's rooms
     "adapters", "cuda", "functional", "lora", "models", "nn", "ops", "optim", "testing",
     # tensors and modes
-    "Tensor", "checkpoint", "count_parameters", "device", "get_float32_matmul_precision", "get_num_threads",
-    "inference_mode", "load_model", "manual_seed", "no_grad", "no_kernels", "profile", "result_type",
+    "Run", "Tensor", "checkpoint", "count_parameters", "device", "finetune", "get_float32_matmul_precision",
+    "get_num_threads", "inference_mode", "load_model", "manual_seed", "no_grad", "no_kernels", "profile", "result_type",
     "set_default_device", "set_float32_matmul_precision", "set_num_threads",
     # dtypes and constants
     "bfloat16", "bool", "double", "float", "float16", "float32", "float64", "half", "int", "int16", "int32", "int64",

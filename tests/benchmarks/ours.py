@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from work import LlamaWork, Work
@@ -16,11 +16,10 @@ import tinylora
 from tinylora import lora, nn, optim
 from tinylora.models.gpt import GPTModel
 from tinylora.models.llama import LlamaModel
-from tinylora.tasks.messages import Batch
+from tinylora.tasks.classify import class_scores
 from tinylora.text.generate import generate as continuation
 from tinylora.text.sampling import GREEDY
 from tinylora.torch_api import functional as F
-from tinylora.training.loop import class_scores
 
 
 def classifier(work: Work) -> GPTModel:
@@ -35,17 +34,25 @@ def classifier(work: Work) -> GPTModel:
     return model
 
 
+class Batch(NamedTuple):
+    """Tokens (B, T), the position that is read in each row (B,), and class numbers (B,)."""
+
+    ids: tinylora.Tensor
+    last: tinylora.Tensor
+    classes: tinylora.Tensor
+
+
 def batch_of(work: Work) -> Batch:
     last = np.full(work.batch, work.length - 1)
     return Batch(tinylora.tensor(work.tokens()), tinylora.tensor(last), tinylora.tensor(work.labels()))
 
 
 def loss_of(model: GPTModel, batch: Batch, every_position: bool = False) -> tinylora.Tensor:
-    """The loss at each row's last token, as `tinylora.training.loop` computes it: its last block skips the other positions.
+    """The loss at each row's last token, as classification computes it: its last block skips the other positions.
 
     With `every_position`, the model computes them all, as the lecture's does.
     """
-    scores = model(batch.ids)[:, -1] if every_position else class_scores(model, batch)
+    scores = model(batch.ids)[:, -1] if every_position else class_scores(model, batch.ids, batch.last)
     return F.cross_entropy(scores, batch.classes)
 
 

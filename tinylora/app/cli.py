@@ -17,7 +17,7 @@ from tinylora import backend
 from tinylora.app import commands, demo
 from tinylora.app.commands import UsageError
 from tinylora.models.presets import PRESETS
-from tinylora.training.loop import TrainConfig
+from tinylora.runs.recipe import Recipe
 
 
 # ------------------------------------------------------------------------------------------- arguments
@@ -83,12 +83,12 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("data", metavar="DATA", help="TSV, CSV or JSONL with a label and a text column")
     sub.add_argument("--text-column", metavar="NAME")
     sub.add_argument("--label-column", metavar="NAME")
-    sub.add_argument("--rank", type=positive, default=16)
-    sub.add_argument("--alpha", type=above_zero, default=16.0, help="A B is multiplied by alpha / rank")
-    sub.add_argument("--lr", type=above_zero, default=TrainConfig.lr)
-    sub.add_argument("--epochs", type=positive, default=TrainConfig.epochs)
-    sub.add_argument("--batch-size", type=positive, default=TrainConfig.batch_size)
-    sub.add_argument("--seed", type=whole, default=TrainConfig.seed)
+    sub.add_argument("--rank", type=positive, default=Recipe.rank)
+    sub.add_argument("--alpha", type=above_zero, default=Recipe.alpha, help="A B is multiplied by alpha / rank")
+    sub.add_argument("--lr", type=above_zero, default=Recipe.lr)
+    sub.add_argument("--epochs", type=positive, default=Recipe.epochs)
+    sub.add_argument("--batch-size", type=positive, default=Recipe.batch_size)
+    sub.add_argument("--seed", type=whole, default=Recipe.seed)
     sub.add_argument("--checkpoint", action="store_true", help="less memory, more time: compute activations again")
     sub.add_argument("--no-graph", dest="graph", action="store_false", help="on a GPU, no CUDA graphs")
     sub.add_argument("--out", type=Path, help="a new folder; default runs/NAME-OF-DATA")

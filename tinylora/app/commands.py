@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from tinylora import backend
-from tinylora.adapters import LoRAConfig, apply_lora, inspect_adapter
+from tinylora.adapters import inspect_adapter
 from tinylora.app import conversation, demo, terminal
 from tinylora.models.names import preset
 from tinylora.models.source import ModelSource
-from tinylora.runs.run_folder import adapter_file, check_output, load_classifier, load_language_model, save_merged, save_run
-from tinylora.tasks.messages import read_messages, split
+from tinylora.runs.finetune import finetune as tinylora_finetune
+from tinylora.runs.recipe import Recipe
+from tinylora.runs.run import Run
+from tinylora.runs.run_folder import adapter_file, check_output, load_language_model, save_merged
+from tinylora.tasks import Classify
 from tinylora.text.generate import generate, pieces
 from tinylora.text.perplexity import perplexity
 from tinylora.text.sampling import Sampling
-from tinylora.training.loop import TrainConfig, evaluate, predict, train
-from tinylora.training.recompute import checkpoint_modules
 
 
 class UsageError(Exception):
@@ -48,39 +49,15 @@ def count(args: argparse.Namespace) -> None:
 
 
 def finetune(args: argparse.Namespace) -> None:
-    """Fine-tune a classifier with LoRA on a file of labelled messages."""
+    """Fine-tune a model with LoRA on a file of examples."""
     out = args.out or Path("runs") / Path(args.data).stem
     usage(check_output, out)
     if not Path(args.data).is_file():
         raise FileNotFoundError(f"{args.data}: no such file; DATA is a .tsv, .csv or .jsonl file of labelled messages")
-    messages = read_messages(args.data, args.text_column, args.label_column)
-    parts = split(messages, args.seed)
-    labels = sorted({m.label for m in messages})
-    backend.manual_seed(args.seed)
-    source = ModelSource.open(args.model)
-    model, tokenizer = source.model(), source.tokenizer
-    model.set_classes(labels, bias=source.head_bias)
-    lora = LoRAConfig(args.rank, args.alpha, train=("out_head",), scaling="alpha/r")
-    apply_lora(model, lora)
-    if args.checkpoint:
-        checkpoint_modules(model.trf_blocks)
-    sizes = [len(part) for part in parts]
-    terminal.say(f"{sum(sizes):,} different messages of {len(messages):,}, in {len(labels)} classes: {', '.join(labels)}")
-    terminal.say(f"{sizes[0]:,} to train on, {sizes[1]:,} to validate, {sizes[2]:,} to test")
-    terminal.counts(model)
-    config = TrainConfig(args.epochs, args.lr, args.batch_size, args.seed, graph=args.graph)
-    history: list[dict[str, Any]] = []
-    with terminal.training(history) as report:
-        finished = train(model, parts.train, parts.valid, labels, config, report, tokenizer)
-    found = evaluate(model, parts.test, labels, tokenizer)
-    terminal.heading(f"On the {sizes[2]:,} held-out messages")
-    terminal.metrics(found)
-    about = {
-        "data": str(args.data), "split": dict(zip(parts._fields, sizes, strict=True)),
-        "lora": dataclasses.asdict(lora), "train": dataclasses.asdict(config), "finished": finished, "test": found.as_dict(),
-    }  # fmt: skip
-    save_run(out, source, model, lora, about, [*history, {"test": found.as_dict()}])
-    terminal.say(f"\nwritten: {', '.join(sorted(str(path) for path in out.iterdir()))}")
+    options = {f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe) if hasattr(args, f.name)}
+    with terminal.Training() as reporter:
+        run = tinylora_finetune(options.pop("model"), options.pop("data"), out=out, reporter=reporter, **options)
+    terminal.say(f"\nwritten: {', '.join(sorted(str(path) for path in run.folder.iterdir()))}")
 
 
 def predict_texts(args: argparse.Namespace) -> None:
@@ -88,9 +65,11 @@ def predict_texts(args: argparse.Namespace) -> None:
     texts = args.text or [line.strip() for line in sys.stdin if line.strip()]
     if not texts:
         raise ValueError("no text: give some as arguments, or one a line on standard input")
-    found = load_classifier(args.adapter, args.model)
-    for text, p in zip(texts, predict(found.model, texts, tokenizer=found.source.tokenizer), strict=True):
-        print(f"{found.labels[int(p.argmax())]}\t{p.max():.4f}\t{text}")  # not by rich, which replaces tabs by spaces
+    run = Run.load(args.adapter, args.model)
+    if not isinstance(run.task, Classify):
+        raise ValueError(f"{args.adapter}: this model is no classifier")
+    for text, p in zip(texts, run.task.probabilities(run.model, texts), strict=True):
+        print(f"{run.task.labels[int(p.argmax())]}\t{p.max():.4f}\t{text}")  # not by rich, which replaces tabs by spaces
 
 
 def generate_text(args: argparse.Namespace) -> None:

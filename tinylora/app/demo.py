@@ -5,17 +5,22 @@ from __future__ import annotations
 import time
 import warnings
 from pathlib import Path
+from typing import cast
+
+import numpy as np
 
 from tinylora import backend, nn
-from tinylora.adapters import LoRAConfig, apply_lora, merge, unmerge
+from tinylora.adapters import merge, unmerge
 from tinylora.app import terminal
 from tinylora.lora import freeze, lora_modules, replace_linear_with_lora
 from tinylora.models.decoder import Decoder
 from tinylora.models.gpt import GPTModel
-from tinylora.models.source import NANO, ModelSource
-from tinylora.runs.run_folder import ADAPTER, load_classifier, save_run
-from tinylora.tasks.messages import read_messages, split
-from tinylora.training.loop import TrainConfig, evaluate, predict, train
+from tinylora.models.source import NANO
+from tinylora.runs.finetune import finetune
+from tinylora.runs.run import Run
+from tinylora.runs.run_folder import ADAPTER, RUN_FILES
+from tinylora.tasks import Classify
+from tinylora.tasks.task import Score, Splits, Task
 
 MESSAGES = NANO.parent / "messages.tsv"
 OUT = Path("runs/demo")
@@ -39,57 +44,61 @@ def say_counts(found: list[int], rank: int, alpha: float) -> None:
     terminal.table(["trainable parameters", ""], [[name, f"{n:,}"] for name, n in rows])
 
 
+class _Demo(terminal.Training):
+    """Also measures the model before training."""
+
+    def began(self, task: Task, parts: Splits, model: Decoder) -> None:
+        super().began(task, parts, model)
+        self.parts, self.before = parts, task.evaluate(model, parts.test)
+
+    def tested(self, score: Score) -> None:
+        self.bar.stop()
+        say = terminal.say
+        say(f"on {len(self.parts.test)} messages never seen: {self.before.headline} before, {score.headline} after")
+
+
 def run(seed: int = 0, out: Path = OUT) -> None:
     """Count, fine-tune, save, load, merge; print and check every step."""
     begin = time.perf_counter()
-    out.mkdir(parents=True, exist_ok=True)  # fail early if it is not writable
+    for name in RUN_FILES:
+        (out / name).unlink(missing_ok=True)  # of an earlier demo
     terminal.heading("1. The lecture: GPT-2 small with a 2-class head")
     with backend.device("meta"):
         gpt2 = GPTModel("gpt2-small")
         say_counts(lecture_count(gpt2, classes=2, rank=16, alpha=16), 16, 16)
     terminal.tree(gpt2.trf_blocks[0], "one block of 12")
 
-    messages = read_messages(MESSAGES)
-    terminal.heading(f"2. A foundation model in the box, and {len(messages)} messages: spam or ham?")
-    parts = split(messages, seed)
-    labels = sorted({m.label for m in messages})
-    backend.manual_seed(seed)
-    source = ModelSource.open("nano")
-    model = source.model()
-    model.set_classes(labels, bias=source.head_bias)
-    config = LoRAConfig(rank=16, alpha=16.0, scaling="alpha/r", train=("out_head",))
-    apply_lora(model, config)
-    terminal.counts(model)
-    before = evaluate(model, parts.test, labels)
-    history: list[dict] = []
-    with terminal.training(history) as report:
-        plan = TrainConfig(epochs=3, lr=1e-3, batch_size=16, seed=seed)
-        train(model, parts.train, parts.valid, labels, plan, report)
-    after = evaluate(model, parts.test, labels)
-    terminal.say(
-        f"accuracy on {len(parts.test)} messages never seen: {before.accuracy:.1%} before, {after.accuracy:.1%} after"
-    )
-    count = model.summary()
+    terminal.heading("2. A foundation model in the box, and a file of messages: spam or ham?")
+    with _Demo() as reporter:
+        trained = finetune("nano", MESSAGES, out=out, seed=seed, reporter=reporter, epochs=3, batch_size=16)
+    count = trained.model.summary()
     terminal.say(f"{count.trainable:,} of {count.total:,} parameters moved ({count.trainable / count.total:.1%})")
 
     terminal.heading("3. Only the change is stored")
-    save_run(out, source, model, config, {"seed": seed}, history)
     adapter, base = (out / ADAPTER).stat().st_size, (NANO / "model.safetensors").stat().st_size
     terminal.say(f"{out / ADAPTER}: {adapter:,} bytes; the model: {base:,} bytes in float16, {2 * base:,} in float32")
-    texts = [m.text for m in parts.test]
-    expected = predict(model, texts)
-    fresh = load_classifier(out).model
-    _check("loaded into a fresh model: same predictions, bit for bit", (predict(fresh, texts) == expected).all())
-    weights = [m.linear.weight.array for _, m in lora_modules(fresh)]
-    merge(fresh)
-    merged = predict(fresh, texts)
-    same = (merged.argmax(1) == expected.argmax(1)).all()
-    _check(f"merged: same predictions, probabilities within {abs(merged - expected).max():.0e}", same)
-    unmerge(fresh)
-    back = all(m.linear.weight.array is w for w, (_, m) in zip(weights, lora_modules(fresh), strict=True))
-    _check("unmerged: the original weights are back, the same bytes", back)
+    texts = [message.text for message in reporter.parts.test]
+    _check_adapter(out, texts, _probabilities(trained, texts))
     seconds = time.perf_counter() - begin
     terminal.say(f'\n{seconds:.0f} s.  Try: tinylora predict {out} "Your parcel is held, pay the fee at post.example"')
+
+
+def _probabilities(run: Run, texts: list[str]) -> np.ndarray:
+    return cast(Classify, run.task).probabilities(run.model, texts)
+
+
+def _check_adapter(out: Path, texts: list[str], expected: np.ndarray) -> None:
+    """Load, merge and unmerge the adapter, and compare what the model says each time."""
+    fresh = Run.load(out)
+    _check("loaded into a fresh model: same predictions, bit for bit", (_probabilities(fresh, texts) == expected).all())
+    weights = [m.linear.weight.array for _, m in lora_modules(fresh.model)]
+    merge(fresh.model)
+    merged = _probabilities(fresh, texts)
+    same = (merged.argmax(1) == expected.argmax(1)).all()
+    _check(f"merged: same predictions, probabilities within {abs(merged - expected).max():.0e}", same)
+    unmerge(fresh.model)
+    back = all(m.linear.weight.array is w for w, (_, m) in zip(weights, lora_modules(fresh.model), strict=True))
+    _check("unmerged: the original weights are back, the same bytes", back)
 
 
 def _check(claim: str, holds: bool) -> None:

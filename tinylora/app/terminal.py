@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any, Self, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,7 +12,9 @@ from rich.tree import Tree
 
 from tinylora import nn
 from tinylora.adapters.report import Change
-from tinylora.tasks.metrics import Metrics
+from tinylora.models.decoder import Decoder
+from tinylora.tasks.task import Score, Splits, Task
+from tinylora.training.report import Reporter, Step
 
 T = TypeVar("T")
 console = Console(highlight=False, soft_wrap=True, emoji=False)
@@ -88,36 +89,56 @@ def changes(found: Sequence[Change], values: int = 4) -> None:
     table(columns, rows)
 
 
-def metrics(found: Metrics) -> None:
-    """Accuracy, the scores of each class, and the confusion matrix."""
-    say(f"accuracy {found.accuracy:.2%}")
-    shown = [[c, *(f"{f(c):.4f}" for f in (found.precision, found.recall, found.f1))] for c in found.labels]
-    table(["class", "precision", "recall", "F1"], shown)
-    say()
-    columns = ["true \\ predicted", *found.labels]
-    table(columns, [[label, *row] for label, row in zip(found.labels, found.confusion.tolist(), strict=True)])
+def show_score(found: Score) -> None:
+    """A score and its tables."""
+    say(found.headline)
+    for i, part in enumerate(found.tables()):
+        if i:
+            say()
+        table(part.columns, part.rows)
 
 
-@contextlib.contextmanager
-def training(history: list[dict[str, Any]]) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A `report` for the training loop: a progress bar on a terminal, else a line per epoch. Collects all in `history`."""
-    columns = [TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[now]}"), TimeRemainingColumn()]
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("training", total=None, now="")
-        smooth = {"loss": 0.0, "accuracy": 0.0}
+class Training(Reporter):
+    """Shows training: a progress bar on a terminal, else a line per epoch. Use as a context manager.
 
-        def report(event: dict[str, Any]) -> None:
-            if "valid" in event:
-                found = event["valid"]
-                history.append({"epoch": event["epoch"], "valid": found.as_dict()})
-                text = f"train loss {smooth['loss']:.3f}, validation loss {found.loss:.3f}, accuracy {found.accuracy:.2%}"
-                say(f"epoch {event['epoch']}: {text}")
-                return
-            history.append(event)
-            share = max(0.05, 1 / event["step"])  # running means over about twenty steps
-            for name in smooth:
-                smooth[name] += share * (event[name] - smooth[name])
-            now = f"loss {smooth['loss']:.3f}  accuracy {smooth['accuracy']:.1%}"
-            bar.update(task, total=event["steps"], completed=event["step"], now=now)
+    Losses are running means over about twenty steps.
+    """
 
-        yield report
+    def __enter__(self) -> Self:
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(None),
+            TextColumn("{task.fields[now]}"),
+            TimeRemainingColumn(),
+        ]
+        self.bar = Progress(*columns, console=console, disable=not console.is_terminal)
+        self.bar.start()
+        self.row = self.bar.add_task("training", total=None, now="")
+        self.loss = 0.0
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+    def began(self, task: Task, parts: Splits, model: Decoder) -> None:
+        for text in parts.train.notes:
+            say(text)
+        sizes = [len(part) for part in parts]
+        say(f"{sizes[0]:,} to train on, {sizes[1]:,} to validate, {sizes[2]:,} to test")
+        counts(model)
+
+    def note(self, text: str) -> None:
+        say(text)
+
+    def stepped(self, step: Step) -> None:
+        self.loss += max(0.05, 1 / step.step) * (step.loss - self.loss)
+        self.bar.update(self.row, total=step.steps, completed=step.step, now=f"loss {self.loss:.3f}")
+
+    def validated(self, epoch: int, step: int, score: Score, best: bool) -> None:
+        text = f"train loss {self.loss:.3f}, validation loss {score.loss:.3f}, {score.headline}"
+        say(f"epoch {epoch}: {text}")
+
+    def tested(self, score: Score) -> None:
+        self.bar.stop()
+        heading("On the examples held out")
+        show_score(score)

@@ -4,4 +4,5 @@ from tinylora.backend.arrays import NUMPY, SUPPORTED, Array, allocator, array_mo
 from tinylora.backend.arrays import device, device_of, float16, float32, float64, full, int8, int16, int32, int64, is_cupy
 from tinylora.backend.arrays import is_device, is_floating, known, seen, set_default_device, to_device, uint8
 from tinylora.backend.meta import MetaArray
-from tinylora.backend.random import keys_from, manual_seed, mix, next_key, random, random_bits, random_integers
+from tinylora.backend.random import keys_from, manual_seed, mix, next_key, random, random_bits, random_integers, random_state
+from tinylora.backend.random import set_random_state

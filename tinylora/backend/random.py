@@ -42,6 +42,28 @@ def manual_seed(seed: int) -> None:
     _random = _Random(int(seed) % 2**64)
 
 
+def random_state() -> dict[str, Any]:
+    """The state of all generators as JSON values, for `set_random_state`."""
+    return {"seed": _random.seed} | {name: _words(getattr(_random, name)) for name in ("weights", "dropout")}
+
+
+def set_random_state(saved: dict[str, Any]) -> None:
+    """Go on with the random numbers that followed when `random_state` was called."""
+    global _random
+    _random = _Random(saved["seed"])
+    for name in ("weights", "dropout"):
+        generator = getattr(_random, name)
+        state = generator.bit_generator.state
+        words, state["has_uint32"], state["uinteger"] = saved[name]
+        state["state"]["state"] = np.array(words, np.uint64)
+        generator.bit_generator.state = state
+
+
+def _words(generator: np.random.Generator) -> list[Any]:
+    state: Any = generator.bit_generator.state
+    return [state["state"]["state"].tolist(), state["has_uint32"], state["uinteger"]]
+
+
 def random(
     kind: str,
     shape: tuple[int, ...],

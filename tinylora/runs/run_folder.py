@@ -15,6 +15,7 @@ from tinylora.models.decoder import Decoder
 from tinylora.models.source import ModelSource
 
 ADAPTER = "adapter.safetensors"
+RUN_FILES = (ADAPTER, "config.json", "metrics.jsonl")
 
 
 def check_output(folder: Path) -> None:
@@ -99,14 +100,6 @@ def load_finetuned(path: str | Path, base: str | None = None) -> Finetuned:
             raise LoadError(f"{file}: {error}") from None
     load_adapter(model, file)
     return Finetuned(model.eval(), source)
-
-
-def load_classifier(path: str | Path, base: str | None = None) -> Finetuned:
-    """`load_finetuned` for a classifier. Raises LoadError if it has no labels."""
-    found = load_finetuned(path, base)
-    if not found.labels:
-        raise LoadError(f"{path}: this model has no labels: it is no classifier")
-    return found
 
 
 def load_language_model(name: str | None, adapter: str | None = None, default: str = "nano") -> Finetuned:

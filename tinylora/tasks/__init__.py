@@ -1,1 +1,6 @@
-"""Labelled messages as training data, and metrics of a classifier."""
+"""Tasks: what a model is fine-tuned for, from reading a file of examples to scoring the model's answers."""
+
+from tinylora.tasks.classify import Classify
+from tinylora.tasks.task import Task
+
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Classify,)}

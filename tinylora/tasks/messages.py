@@ -1,4 +1,4 @@
-"""Reads labelled messages, splits them, and makes batches of messages of similar length."""
+"""Reads labelled messages, and splits them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import csv
 import io
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from tinylora.tensor import Tensor
-from tinylora.text.tokenizer import BYTES, END, Tokenizer
-from tinylora.torch_api.promote import tensor
+from tinylora.tasks.task import Examples, Splits, part_of
 
 LABEL_NAMES = ("label", "class", "category", "target")
 TEXT_NAMES = ("text", "message", "sentence", "content")
@@ -25,14 +23,6 @@ class Message(NamedTuple):
 
     label: str
     text: str
-
-
-class Batch(NamedTuple):
-    """Messages as tokens: ids (B, T) padded at the end, the position of each one's last token (B,), class numbers (B,)."""
-
-    ids: Tensor
-    last: Tensor
-    classes: Tensor
 
 
 # -------------------------------------------------------------------------------------------- reading
@@ -124,18 +114,10 @@ def _columns(path: Path, rows: list[list[str]], text: str | None, label: str | N
 
 
 # ------------------------------------------------------------------------------------------- splitting
-class Splits(NamedTuple):
-    """Three lists of messages with no text in common."""
-
-    train: list[Message]
-    valid: list[Message]
-    test: list[Message]
-
-
 def split(messages: Sequence[Message], seed: int, valid: float = 0.1, test: float = 0.2) -> Splits:
-    """Drop repeated texts, then split by `seed`, each class in the same proportions (stratified).
+    """Drop repeated texts, then split by `seed` into (train, valid, test), each class in the same proportions (stratified).
 
-    Raises ValueError for a single class, or a class too small to occur in all three lists.
+    Raises ValueError for a single class, or a class too small to occur in every part that is asked for.
     """
     first = {message.text: message for message in reversed(messages)}
     by_class: dict[str, list[Message]] = defaultdict(list)
@@ -144,9 +126,9 @@ def split(messages: Sequence[Message], seed: int, valid: float = 0.1, test: floa
     if len(by_class) < 2:
         raise ValueError(f"only one class, {next(iter(by_class))!r}: there is nothing to tell apart")
     rng = np.random.default_rng(seed)
-    parts = Splits([], [], [])
+    parts = Splits(Examples([]), Examples([]), Examples([]))
     for label, members in sorted(by_class.items()):
-        n_test, n_valid = max(1, round(test * len(members))), max(1, round(valid * len(members)))
+        n_test, n_valid = part_of(len(members), test), part_of(len(members), valid)
         if n_test + n_valid >= len(members):
             raise ValueError(f"class {label!r} has {len(members)} different messages, too few to train and to test on")
         shuffled = [members[i] for i in rng.permutation(len(members))]
@@ -154,39 +136,3 @@ def split(messages: Sequence[Message], seed: int, valid: float = 0.1, test: floa
         parts.valid.extend(shuffled[n_test : n_test + n_valid])
         parts.train.extend(shuffled[n_test + n_valid :])
     return parts
-
-
-# -------------------------------------------------------------------------------------------- batching
-def batches(
-    messages: Sequence[Message],
-    labels: Sequence[str],
-    context: int,
-    batch_size: int,
-    rng: np.random.Generator | None = None,
-    tokenizer: Tokenizer = BYTES,
-    multiple: int = 1,
-) -> Iterator[tuple[list[int], Batch]]:
-    """Batches of messages of similar length, to keep padding small, and the indices of the messages in each.
-
-    With `rng` in random order; without it from short to long. Lengths are padded to a `multiple`, unless that exceeds the
-    context.
-    """
-    encoded = [tokenizer.encode(m.text, context) for m in messages]
-    order = np.arange(len(messages)) if rng is None else rng.permutation(len(messages))
-    order = order[np.argsort([len(encoded[i]) for i in order], kind="stable")]
-    groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    for g in range(len(groups)) if rng is None else rng.permutation(len(groups)):
-        chosen = groups[g].tolist()
-        longest = max(len(encoded[i]) for i in chosen)
-        length = max(longest, min(-(-longest // multiple) * multiple, context))
-        classes = [labels.index(messages[i].label) for i in chosen]
-        yield chosen, collate([encoded[i] for i in chosen], classes, tokenizer.pad, length)
-
-
-def collate(encoded: Sequence[np.ndarray], classes: Sequence[int], pad: int = END, length: int = 0) -> Batch:
-    """Token arrays of different lengths as one Batch padded to the longest, or to `length`, on the default device."""
-    ids = np.full((len(encoded), max(length, *map(len, encoded))), pad)
-    for row, tokens in zip(ids, encoded, strict=True):
-        row[: len(tokens)] = tokens
-    last = [len(tokens) - 1 for tokens in encoded]
-    return Batch(tensor(ids.tolist()), tensor(last), tensor(list(classes)))

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from tinylora.tasks.task import Score, Table
+
 
 @dataclass(frozen=True)
-class Metrics:
+class Metrics(Score):
     """A confusion matrix, true class (rows) by predicted class (columns), and the metrics computed from it."""
 
     labels: tuple[str, ...]
@@ -42,6 +44,21 @@ class Metrics:
         """Harmonic mean of precision and recall."""
         p, r = self.precision(label), self.recall(label)
         return 2 * p * r / (p + r) if p + r else 0.0
+
+    @property
+    def headline(self) -> str:
+        return f"accuracy {self.accuracy:.2%}"
+
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """By accuracy, and among equals by loss."""
+        return self.accuracy, -self.loss
+
+    def tables(self) -> list[Table]:
+        """The scores of each class, and the confusion matrix."""
+        scores = [[c, *(f"{f(c):.4f}" for f in (self.precision, self.recall, self.f1))] for c in self.labels]
+        confusion = [[label, *row] for label, row in zip(self.labels, self.confusion.tolist(), strict=True)]
+        return [Table(["class", "precision", "recall", "F1"], scores), Table(["true \\ predicted", *self.labels], confusion)]
 
     def as_dict(self) -> dict[str, Any]:
         """All metrics as JSON values."""

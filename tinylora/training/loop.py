@@ -1,4 +1,4 @@
-"""The training loop: fine-tunes a classifier on labelled messages with AdamW."""
+"""The training loop: AdamW on whatever requires grad, for any model and any task."""
 
 from __future__ import annotations
 
@@ -12,133 +12,166 @@ import numpy as np
 from tinylora.models.decoder import Decoder
 from tinylora.nn.utils import clip_grad_norm_
 from tinylora.optim import AdamW
-from tinylora.tasks.messages import Batch, Message, batches, collate
-from tinylora.tasks.metrics import Metrics
-from tinylora.tensor import Tensor, no_grad
-from tinylora.text.tokenizer import BYTES, Tokenizer
-from tinylora.torch_api.functional import cross_entropy, softmax
+from tinylora.tasks.batching import arrange, pad, padded_length
+from tinylora.tasks.task import Task
+from tinylora.tensor import Tensor
+from tinylora.torch_api.promote import tensor
+from tinylora.torch_api.shaping import stack
 from tinylora.training.cuda import can_capture, capture
+from tinylora.training.report import Reporter, Step
+from tinylora.training.schedule import DECAYS, learning_rate
+from tinylora.training.state import TrainState
+
+LENGTHS = 32  # batches for captured steps are padded to a multiple of this
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """lr is the peak learning rate, reached after `warmup` (a fraction of all steps); `clip` limits the gradient's norm.
+    """How to train. A gradient is the mean over all that is predicted in `accumulate` batches of `batch_size` examples.
 
-    With `graph`, a step on a GPU is captured once for each shape of batch (`tinylora.cuda.capture`) and launched as a whole;
-    batches are then padded to one of a few lengths, so that few graphs are needed.
+    lr: the peak learning rate, reached after `warmup` (a fraction of all steps), then following `schedule`. clip: the
+    largest norm of the gradient. patience: stop after so many validations without a better one. eval_every: validate every
+    so many steps and at the end, else after every epoch. graph: on a GPU, capture a step once for each shape of batch and
+    launch it as a whole (`cuda.capture`); batches are then padded to one of a few lengths, so that few graphs are needed.
     """
 
     epochs: int = 2
     lr: float = 1e-3
     batch_size: int = 32
+    accumulate: int = 1
     seed: int = 0
     warmup: float = 0.1
+    schedule: str = "cosine"
     clip: float = 1.0
     weight_decay: float = 0.01
-    graph: bool = True  # on a GPU, steps as CUDA graphs
+    patience: int | None = None
+    eval_every: int | None = None
+    graph: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate"):
+            if type(value := getattr(self, name)) is not int or value < 1:
+                raise ValueError(f"{name} is a whole number of at least 1, not {value!r}")
+        for name in ("patience", "eval_every"):
+            if (value := getattr(self, name)) is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"{name} is a whole number of at least 1, or None, not {value!r}")
+        if self.schedule not in DECAYS:
+            raise ValueError(f"schedule is one of {', '.join(DECAYS)}, not {self.schedule!r}")
 
 
-LENGTHS = 32  # batches for captured steps are padded to a multiple of this
-Report = Callable[[dict[str, Any]], None]
+class Trainer:
+    """Trains a model on a task's examples, and keeps the state that does best on `valid`.
 
-
-def warmup_cosine(step: int, steps: int, warmup: int) -> float:
-    """Fraction of the peak learning rate at `step`: linear warm-up over `warmup` steps, then cosine decay to a tenth."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-def class_scores(model: Decoder, batch: Batch) -> Tensor:
-    """Class scores (B, classes) at each message's last token."""
-    return model.out_head(model.features_at(batch.ids, batch.last))
-
-
-def train(
-    model: Decoder,
-    messages: Sequence[Message],
-    valid: Sequence[Message],
-    labels: Sequence[str],
-    config: TrainConfig,
-    report: Report = lambda event: None,
-    tokenizer: Tokenizer = BYTES,
-) -> bool:
-    """Fine-tune whatever requires grad in `model`, and keep the state of the best epoch on `valid`.
-
-    The best epoch has the highest accuracy, and among equals the lowest loss. However training ends, also by an error, the
-    model is left in the best state so far. `report` gets a dict after every step (epoch, step, steps, loss, accuracy, lr)
-    and every epoch (epoch, valid). Returns False if Ctrl-C ended training early. Raises FloatingPointError if the loss is
-    NaN.
+    >>> import tinylora
+    >>> from tinylora.tasks.classify import Classify
+    >>> from tinylora.tasks.messages import Message
+    >>> from tinylora.text.tokenizer import BYTES
+    >>> model = tinylora.load_model("nano")
+    >>> task = Classify(BYTES, model.cfg.context_length, labels=("ham", "spam"))
+    >>> task.head(model)
+    >>> few = [Message("ham", "see you"), Message("spam", "win now")]
+    >>> Trainer(model, task, few, few, TrainConfig(epochs=1)).run().step
+    1
     """
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
-    rng = np.random.default_rng(config.seed)
-    steps = config.epochs * math.ceil(len(messages) / config.batch_size)
-    best = ((-1.0, 0.0), [p.array.copy() for p in trained])  # copied: a captured step overwrites the arrays
-    captured = config.graph and can_capture(trained[0].device)
-    step_on = _step_of(model, optimizer, config.clip)
-    run = capture(step_on, optimizer) if captured else step_on
-    context, multiple = model.cfg.context_length, LENGTHS if captured else 1
-    step = 0
-    finished = True
-    try:
-        for epoch in range(1, config.epochs + 1):
-            model.train()
-            for _, batch in batches(messages, labels, context, config.batch_size, rng, tokenizer, multiple):
-                lr = config.lr * warmup_cosine(step, steps, math.ceil(config.warmup * steps))
-                optimizer.param_groups[0]["lr"] = lr
-                loss, norm, right = (x.item() for x in run(*batch))
-                step += 1
-                if not math.isfinite(loss) or not math.isfinite(norm):
-                    raise FloatingPointError(f"the loss became NaN or infinite at step {step}: try a lower lr")
-                report({"epoch": epoch, "step": step, "steps": steps, "loss": loss, "accuracy": right, "lr": lr})
-            metrics = evaluate(model, valid, labels, tokenizer)
-            rank = (metrics.accuracy, -metrics.loss)
-            if rank > best[0]:
-                best = rank, [p.array.copy() for p in trained]
-            report({"epoch": epoch, "valid": metrics})
-    except KeyboardInterrupt:
-        finished = False
-    finally:
-        for p, array in zip(trained, best[1], strict=True):
-            p.array = array
-        model.eval()
-    return finished
 
+    def __init__(
+        self,
+        model: Decoder,
+        task: Task,
+        examples: Sequence[Any],
+        valid: Sequence[Any],
+        config: TrainConfig,
+        reporter: Reporter | None = None,
+    ) -> None:
+        self.model, self.task, self.valid, self.config = model, task, valid, config
+        self.reporter = reporter or Reporter()
+        self.encoded = [task.encode(example) for example in examples]
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
+        self.state = TrainState(model, self.optimizer)
+        self.captured = config.graph and can_capture(trained[0].device)
+        self._step = capture(self._step_of_parts, self.optimizer) if self.captured else self._step_of_parts
+        one = np.zeros((1, 1), int)
+        self._each = 1 + len(task.inputs(one, one))  # inputs of a step for each batch
+        self.steps_per_epoch = len(self._order(1))
 
-def _step_of(model: Decoder, optimizer: AdamW, clip: float) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
-    """One step on the parts of a Batch: the loss, the gradient's norm, and the accuracy."""
+    @property
+    def steps(self) -> int:
+        """Steps of all epochs."""
+        return self.config.epochs * self.steps_per_epoch
 
-    def step(ids: Tensor, last: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        scores = class_scores(model, Batch(ids, last, classes))
-        loss = cross_entropy(scores, classes)
-        optimizer.zero_grad()
-        loss.backward()
-        norm = clip_grad_norm_(optimizer.parameters(), clip)
+    def run(self, after_step: Callable[[TrainState], None] = lambda state: None) -> TrainState:
+        """Train to the end, from where `state` is; then put the best values into the model.
+
+        `after_step` is called after every step, and validation; what it raises ends training. However that ends, the model
+        is left in evaluation mode with the best values so far. Raises FloatingPointError if the loss is NaN.
+        """
+        state, config = self.state, self.config
+        try:
+            while not state.finished:
+                for parts in self._order(state.epoch + 1)[state.step_in_epoch :]:
+                    self.model.train()
+                    self.reporter.stepped(self.step(parts))
+                    if config.eval_every and state.step % config.eval_every == 0:
+                        self._validate()
+                    after_step(state)
+                    if state.finished:
+                        break
+                else:
+                    state.epoch, state.step_in_epoch = state.epoch + 1, 0
+                    last = state.epoch == config.epochs
+                    if not config.eval_every or (last and state.step % config.eval_every):
+                        self._validate()
+                    state.finished = state.finished or last
+                    after_step(state)
+        finally:
+            state.restore_best()
+            self.model.eval()
+        return state
+
+    def step(self, parts: list[list[int]]) -> Step:
+        """One step on batches of examples, given by their numbers."""
+        state, config = self.state, self.config
+        lr = config.lr * learning_rate(config.schedule, state.step, self.steps, math.ceil(config.warmup * self.steps))
+        self.optimizer.param_groups[0]["lr"] = lr
+        multiple = LENGTHS if self.captured else 1
+        chosen = [i for part in parts for i in part]
+        length = padded_length(self.encoded, chosen, multiple, self.model.cfg.context_length)
+        padded = [pad(self.encoded, part, self.task.tokenizer.pad, length) for part in parts]
+        weights = [self.task.weight(part.targets) for part in padded]
+        shares = [np.float32(weight / sum(weights)) for weight in weights]
+        given = [(share, *self.task.inputs(p.ids, p.targets)) for share, p in zip(shares, padded, strict=True)]
+        loss, norm = (x.item() for x in self._step(*(tensor(array) for row in given for array in row)))
+        state.step, state.step_in_epoch = state.step + 1, state.step_in_epoch + 1
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise FloatingPointError(f"the loss became NaN or infinite at step {state.step}: try a lower lr")
+        tokens = sum(len(self.encoded[i].ids) for i in chosen)
+        return Step(state.step, self.steps, state.epoch + 1, loss, norm, lr, tokens)
+
+    def _step_of_parts(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean loss over all batches, and the gradient's norm. `inputs` are each batch's share and the task's inputs."""
+        self.optimizer.zero_grad()
+        losses = []
+        for i in range(0, len(inputs), self._each):
+            share, *given = inputs[i : i + self._each]
+            loss = share * self.task.loss(self.model, *given)
+            loss.backward()
+            losses.append(loss.detach())
+        norm = clip_grad_norm_(self.optimizer.parameters(), self.config.clip)
         with np.errstate(all="ignore"):  # NaN after a loss that is not finite, which the caller raises
-            optimizer.step()
-        return loss, norm, (scores.argmax(1) == classes).float().mean()
+            self.optimizer.step()
+        return stack(losses).sum(), norm
 
-    return step
+    def _order(self, epoch: int) -> list[list[list[int]]]:
+        """The steps of an epoch, which follow from the seed: resumed training goes on in the same order."""
+        rng = np.random.default_rng([self.config.seed, epoch])
+        return arrange([len(e.ids) for e in self.encoded], self.config.batch_size, self.config.accumulate, rng)
 
-
-def predict(model: Decoder, texts: Sequence[str], batch_size: int = 64, tokenizer: Tokenizer = BYTES) -> np.ndarray:
-    """Class probabilities (texts, classes), as a NumPy array."""
-    model.eval()
-    encoded = [tokenizer.encode(text, model.cfg.context_length) for text in texts]
-    order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
-    out = np.zeros((len(texts), model.out_head.out_features), np.float32)
-    with no_grad():
-        for i in range(0, len(order), batch_size):
-            chosen = order[i : i + batch_size]
-            batch = collate([encoded[j] for j in chosen], [0] * len(chosen), tokenizer.pad)
-            out[chosen] = softmax(class_scores(model, batch), -1).cpu().numpy()
-    return out
-
-
-def evaluate(model: Decoder, messages: Sequence[Message], labels: Sequence[str], tokenizer: Tokenizer = BYTES) -> Metrics:
-    """Accuracy, per-class scores, confusion matrix and mean loss on `messages`."""
-    p = predict(model, [m.text for m in messages], tokenizer=tokenizer)
-    true = np.array([labels.index(m.label) for m in messages])
-    loss = -np.log(np.maximum(p[np.arange(len(true)), true], 1e-30)).mean()
-    return Metrics.of(labels, true.tolist(), p.argmax(1).tolist(), float(loss))
+    def _validate(self) -> None:
+        state = self.state
+        score = self.task.validate(self.model, self.valid)
+        best = state.keep_best(score.rank)
+        self.reporter.validated(state.epoch, state.step, score, best)
+        if self.config.patience and state.evaluations_since_best >= self.config.patience:
+            self.reporter.note(f"no better validation in {self.config.patience}: training ends early")
+            state.finished = True

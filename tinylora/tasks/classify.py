@@ -1,0 +1,93 @@
+"""Classification: a text gets one of several labels, by a new head that reads the last token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from tinylora.models.decoder import Decoder
+from tinylora.tasks.batching import batches
+from tinylora.tasks.messages import read_messages, split
+from tinylora.tasks.metrics import Metrics
+from tinylora.tasks.task import IGNORE, Encoded, Examples, Splits, Task
+from tinylora.tensor import Tensor, no_grad
+from tinylora.text.tokenizer import Tokenizer
+from tinylora.torch_api.functional import cross_entropy, softmax
+from tinylora.torch_api.promote import tensor
+
+
+class Classify(Task):
+    """Examples are `Message(label, text)`; the score is accuracy, with F1 per class and the confusion matrix."""
+
+    name = "classify"
+    whole = ("out_head",)
+
+    def __init__(self, tokenizer: Tokenizer, max_length: int, labels: Sequence[str] = ()) -> None:
+        super().__init__(tokenizer, max_length)
+        self.labels = tuple(labels)
+
+    @classmethod
+    def read(cls, path: str | Path, text_column: str | None = None, label_column: str | None = None) -> Examples:
+        return Examples(read_messages(path, text_column, label_column))
+
+    @classmethod
+    def split(cls, examples: Examples, seed: int, valid: float = 0.1, test: float = 0.2) -> Splits:
+        return split(examples, seed, valid, test)
+
+    @classmethod
+    def for_examples(cls, parts: Splits, tokenizer: Tokenizer, max_length: int, **options: Any) -> Self:
+        return cls(tokenizer, max_length, sorted({message.label for part in parts for message in part}), **options)
+
+    def head(self, model: Decoder, bias: bool = False) -> None:
+        model.set_classes(self.labels, bias=bias)
+
+    def encode(self, example: Any) -> Encoded:
+        """The label's number is the target at the last token."""
+        ids = self.tokenizer.encode(example.text, self.max_length)
+        targets = np.full(len(ids), IGNORE)
+        targets[-1] = self.labels.index(example.label)
+        return Encoded(ids, targets)
+
+    def inputs(self, ids: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Tokens (B, T), the position of each text's last token (B,), and class numbers (B,)."""
+        rows, last = np.nonzero(targets != IGNORE)
+        return ids, last, targets[rows, last]
+
+    def loss(self, model: Decoder, *inputs: Tensor) -> Tensor:
+        ids, last, classes = inputs
+        return cross_entropy(class_scores(model, ids, last), classes)
+
+    def probabilities(self, model: Decoder, texts: Sequence[str]) -> np.ndarray:
+        """Class probabilities (texts, classes), as a NumPy array."""
+        encoded = []
+        for text in texts:
+            ids = self.tokenizer.encode(text, self.max_length)
+            encoded.append(Encoded(ids, np.where(np.arange(len(ids)) == len(ids) - 1, 0, IGNORE)))
+        found = np.zeros((len(texts), model.out_head.out_features), np.float32)
+        model.eval()
+        with no_grad():
+            for batch in batches(encoded, 64, self.tokenizer.pad):
+                ids, last, _ = self.inputs(batch.ids, batch.targets)
+                found[batch.examples] = softmax(class_scores(model, tensor(ids), tensor(last)), -1).cpu().numpy()
+        return found
+
+    def evaluate(self, model: Decoder, examples: Sequence[Any]) -> Metrics:
+        p = self.probabilities(model, [message.text for message in examples])
+        true = np.array([self.labels.index(message.label) for message in examples])
+        loss = -np.log(np.maximum(p[np.arange(len(true)), true], 1e-30)).mean()
+        return Metrics.of(self.labels, true.tolist(), p.argmax(1).tolist(), float(loss))
+
+    def predict(self, model: Decoder, texts: Sequence[str]) -> list[str]:
+        """The most probable label of each text."""
+        return [self.labels[i] for i in self.probabilities(model, texts).argmax(1)] if len(texts) else []
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "labels": list(self.labels)}
+
+
+def class_scores(model: Decoder, ids: Tensor, last: Tensor) -> Tensor:
+    """Class scores (B, classes) at the position `last` (B,) of each row of ids (B, T)."""
+    return model.out_head(model.features_at(ids, last))
