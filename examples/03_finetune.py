@@ -15,7 +15,7 @@ import tinylora
 from tinylora.adapters import LoRAConfig, apply_lora
 from tinylora.app.demo import MESSAGES
 from tinylora.models import load_model
-from tinylora.tasks.messages import read_messages, split
+from tinylora.tasks.messages import class_names, read_messages, split
 from tinylora.training.loop import TrainConfig, evaluate, train
 
 
@@ -40,7 +40,7 @@ def main() -> None:
 
     messages = read_messages(args.data)
     parts = split(messages, args.seed)
-    labels = sorted({m.label for m in messages})
+    labels = class_names(messages)
 
     tinylora.manual_seed(args.seed)
     model = load_model("nano")

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import gzip
 import itertools
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,8 @@ from tinylora.app import conversation, demo, terminal
 from tinylora.models.names import preset
 from tinylora.models.source import ModelSource
 from tinylora.runs.run_folder import adapter_file, check_output, load_classifier, load_language_model, save_merged, save_run
-from tinylora.tasks.messages import read_messages, split
+from tinylora.tasks.columns import ColumnError
+from tinylora.tasks.messages import class_names, read_messages, split
 from tinylora.text.generate import generate, pieces
 from tinylora.text.perplexity import perplexity
 from tinylora.text.sampling import Sampling
@@ -53,9 +55,16 @@ def finetune(args: argparse.Namespace) -> None:
     usage(check_output, out)
     if not Path(args.data).is_file():
         raise FileNotFoundError(f"{args.data}: no such file; DATA is a .tsv, .csv or .jsonl file of labelled messages")
-    messages = read_messages(args.data, args.text_column, args.label_column)
+    try:
+        messages = read_messages(args.data, args.text_column, args.label_column)
+    except ColumnError as error:
+        options = {"text": "--text-column", "label": "--label-column"}
+        given = [f"{options[role]} {shlex.quote(name)}" for role, name in error.suggested.items()]
+        raise ValueError(f"{error}: name it with {' '.join(given) or options[error.lacking] + ' NAME'}") from None
     parts = split(messages, args.seed)
-    labels = sorted({m.label for m in messages})
+    labels = class_names(itertools.chain(*parts))
+    for note in messages.notes:
+        terminal.say(f"{args.data}: {note}")
     backend.manual_seed(args.seed)
     source = ModelSource.open(args.model)
     model, tokenizer = source.model(), source.tokenizer

@@ -14,7 +14,7 @@ from tinylora.models.decoder import Decoder
 from tinylora.models.gpt import GPTModel
 from tinylora.models.source import NANO, ModelSource
 from tinylora.runs.run_folder import ADAPTER, load_classifier, save_run
-from tinylora.tasks.messages import read_messages, split
+from tinylora.tasks.messages import class_names, read_messages, split
 from tinylora.training.loop import TrainConfig, evaluate, predict, train
 
 MESSAGES = NANO.parent / "messages.tsv"
@@ -52,7 +52,7 @@ def run(seed: int = 0, out: Path = OUT) -> None:
     messages = read_messages(MESSAGES)
     terminal.heading(f"2. A foundation model in the box, and {len(messages)} messages: spam or ham?")
     parts = split(messages, seed)
-    labels = sorted({m.label for m in messages})
+    labels = class_names(messages)
     backend.manual_seed(seed)
     source = ModelSource.open("nano")
     model = source.model()
