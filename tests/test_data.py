@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from tinylora.tasks import Classify
 from tinylora.tasks.batching import arrange, batches, pad
-from tinylora.tasks.messages import Message, read_messages, split
+from tinylora.tasks.columns import ColumnError
+from tinylora.tasks.messages import Message, class_names, read_messages, split, unique
 from tinylora.tasks.task import IGNORE
 from tinylora.text.tokenizer import BYTES, END
 
@@ -63,9 +64,9 @@ def test_columns_by_name(tmp_path):
     assert read_messages(path, "v2", "V1") == PAIRS
     assert read_messages(path, label_column="v1") == [("ham", "-"), ("spam", "-")]
     for names, lacking in ((("v3", None), "text"), ((None, "v3"), "label")):
-        message = f"no {lacking} column among label, v1, V2, text: name it with --{lacking}-column"
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ColumnError, match="no column 'v3': there are label, v1, V2, text") as error:
             read_messages(path, *names)
+        assert error.value.lacking == lacking and error.value.columns == ["label", "v1", "V2", "text"]
 
 
 def test_in_tsv_a_quotation_mark_is_a_character(tmp_path):
@@ -97,15 +98,15 @@ def test_any_text_survives_csv_and_jsonl(tmp_path_factory, pairs):
     [
         ("a.tsv", "", "empty"), ("a.csv", "\n \n", "empty"), ("a.jsonl", "\ufeff\n", "empty"),
         ("a.tsv", "label\ttext\n", "a header and no message below it"), ("a.csv", "label,text\n\n", "no message"),
-        ("a.txt", "ham\thi\n", "expected a .tsv, .csv or .jsonl file"), ("a", "ham\thi\n", "expected a .tsv"),
+        ("a.txt", "ham\thi\n", "expected a .tsv, .csv, .jsonl or .json file"), ("a", "ham\thi\n", "expected a .tsv"),
         ("a.tsv", b"ham\t\x00\x01\n", "a binary file, not text"),
-        ("a.tsv", "ham\thi\n".encode("utf-16"), "a binary file|not UTF-8"),
+        ("a.tsv", "ham\thi\n".encode("utf-16-le"), "it may be UTF-16 without a byte order mark"),
         ("a.tsv", b"ham\thi\nham\tho\nspam\tcaf\xe9\n", r"line 3 is not UTF-8, at byte 22"),
         ("a.csv", b"\xef\xbb\xbfham,hi\n\nspam,\xff\n", r"line 3 is not UTF-8, at byte 16"),
         ("a.tsv", "label\tbody\nham\thi\n", "no text column among label, body"),
         ("a.tsv", "id\ttext\tdate\n1\thi\t2\n", "no label column among id, text, date"),
         ("a.tsv", "just one column\n", "no text column"),
-        ("a.tsv", "a\tb\tc\n", "no text column among a, b, c: name it with --text-column"),
+        ("a.tsv", "a\tb\tc\n", "no text column among a, b, c"),
         ("a.tsv", "label\ttext\nham\thi\n\nspam\n", "line 4 has 1 columns, the first line 2"),
         ("a.tsv", "ham\thi\nspam\twin\tnow\n", "line 2 has 3 columns, the first line 2"),
         ("a.csv", "ham,hi\nspam,win, now\n", "line 2 has 3 columns"),
@@ -135,10 +136,20 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
 
 
 # ----------------------------------------------------------------------------------------- splitting
-messages_of_two_classes = st.lists(
-    st.builds(Message, st.sampled_from(["ham", "spam"]), st.sampled_from([f"text {i}" for i in range(60)])), min_size=60
-).filter(lambda ms: min(Counter({m.text: m.label for m in reversed(ms)}.values()).values()) >= 6
-         and len({m.label for m in {m.text: m for m in reversed(ms)}.values()}) == 2)  # fmt: skip
+def labelled(numbers):
+    """Messages of two classes, and once more with the other label each that comes more than twice."""
+    found = [Message("ham" if i % 2 else "spam", f"text {i}") for i in numbers]
+    return found + [Message(OTHER[m.label], m.text) for m, count in Counter(found).items() if count > 2]
+
+
+OTHER = {"ham": "spam", "spam": "ham"}
+messages_of_two_classes = (
+    st.lists(st.integers(0, 60), min_size=60)
+    .map(labelled)
+    .filter(
+        lambda ms: len(Counter(m.label for m in unique(ms))) == 2 and min(Counter(m.label for m in unique(ms)).values()) >= 6
+    )
+)
 
 
 @given(messages_of_two_classes, st.integers(0, 2**32))
@@ -146,23 +157,25 @@ def test_no_text_stands_on_two_sides_and_none_is_lost(messages, seed):
     parts = split(messages, seed)
     texts = [m.text for part in parts for m in part]
     assert len(texts) == len(set(texts)) and set(texts) == {m.text for m in messages}
-    first = {m.text: m for m in reversed(messages)}  # of a text that comes again, the first
-    assert all(first[m.text] == m for part in parts for m in part)
+    counts = Counter(messages)
+    other = {"ham": "spam", "spam": "ham"}
+    assert all(
+        counts[m] > counts[Message(other[m.label], m.text)] for part in parts for m in part
+    )  # the more frequent label
 
 
 @given(messages_of_two_classes, st.integers(0, 2**32))
 def test_every_class_is_split_in_the_same_proportions(messages, seed):
     parts = split(messages, seed, valid=0.1, test=0.2)
-    unique = {m.text: m for m in reversed(messages)}.values()
     for label in ("ham", "spam"):
-        n = sum(m.label == label for m in unique)
+        n = sum(m.label == label for m in unique(messages))
         sizes = [sum(m.label == label for m in part) for part in parts]
         assert sizes[1:] == [max(1, round(0.1 * n)), max(1, round(0.2 * n))] and sum(sizes) == n
 
 
 @given(messages_of_two_classes, st.randoms())
 def test_the_seed_alone_decides(messages, shuffler):
-    distinct = list({m.text: m for m in reversed(messages)}.values())
+    distinct = unique(messages)
     parts = split(distinct, 3)
     shuffler.shuffle(distinct)  # not the order in the file
     assert split(distinct, 3) == parts
@@ -175,6 +188,31 @@ def test_classes_that_cannot_be_split_are_named():
     few = [Message("ham", str(i)) for i in range(50)] + [Message("spam", "a"), Message("spam", "b"), Message("spam", "b")]
     with pytest.raises(ValueError, match="class 'spam' has 2 different messages, too few"):
         split(few, 0)
+
+
+def test_whole_numbers_are_in_numeric_order_and_only_classes_that_occur_count():
+    messages = [Message(str(i % 12), f"text {i}") for i in range(120)]
+    assert class_names(messages) == tuple(map(str, range(12)))
+    assert class_names([*messages, Message("a", "x")]) == ("0", "1", "10", "11", *map(str, range(2, 10)), "a")
+    assert class_names([Message(label, "x") for label in ("0.5", "-2", "1e1", "3")]) == ("-2", "0.5", "3", "1e1")
+    assert class_names([Message(label, "x") for label in ("10", "007", "9")]) == ("007", "10", "9")  # a code is text
+    repeated = [Message("0", "text 0"), Message("0", "text 0"), Message("99", "text 0")]
+    assert class_names(m for part in split(messages + repeated, 0) for m in part) == tuple(map(str, range(12)))
+
+
+def test_a_text_with_two_labels_gets_the_more_frequent_and_is_refused_if_neither_is(tmp_path):
+    lines = [f"ham\tham {i}\nspam\tspam {i}\n" for i in range(10)]
+    path = written(tmp_path, "a.tsv", "".join(["spam\tyes\n", *lines, *["ham\tyes\n"] * 9]))
+    messages = read_messages(path)
+    assert Message("ham", "yes") in unique(messages) and Message("spam", "yes") not in unique(messages)
+    assert any(note.startswith("1 texts have several labels") and "ham 9, spam 1; lines 1, 22, 23" in note
+               for note in messages.notes)  # fmt: skip
+    assert any(note.startswith("9 of 30 messages repeat") for note in messages.notes)
+    tied = read_messages(written(tmp_path, "b.tsv", "spam\tyes\nham\tno\nham\tyes\n"))
+    with pytest.raises(
+        ValueError, match="the text 'yes' in lines 1, 3 is 'ham' as often as 'spam'|'spam' as often as 'ham'"
+    ):
+        split(tied, 0)
 
 
 # ------------------------------------------------------------------------------------------ batching

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import gzip
 import itertools
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from tinylora.runs.recipe import Recipe
 from tinylora.runs.run import Run
 from tinylora.runs.run_folder import adapter_file, check_output, load_language_model, save_merged
 from tinylora.tasks import Classify
+from tinylora.tasks.columns import ColumnError
 from tinylora.text.generate import generate, pieces
 from tinylora.text.perplexity import perplexity
 from tinylora.text.sampling import Sampling
@@ -55,8 +57,13 @@ def finetune(args: argparse.Namespace) -> None:
     if not Path(args.data).is_file():
         raise FileNotFoundError(f"{args.data}: no such file; DATA is a .tsv, .csv or .jsonl file of labelled messages")
     options = {f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe) if hasattr(args, f.name)}
-    with terminal.Training() as reporter:
-        run = tinylora_finetune(options.pop("model"), options.pop("data"), out=out, reporter=reporter, **options)
+    try:
+        with terminal.Training() as reporter:
+            run = tinylora_finetune(options.pop("model"), options.pop("data"), out=out, reporter=reporter, **options)
+    except ColumnError as error:
+        names = {"text": "--text-column", "label": "--label-column"}
+        given = [f"{names[role]} {shlex.quote(name)}" for role, name in error.suggested.items()]
+        raise ValueError(f"{error}: name it with {' '.join(given) or names[error.lacking] + ' NAME'}") from None
     terminal.say(f"\nwritten: {', '.join(sorted(str(path) for path in run.folder.iterdir()))}")
 
 

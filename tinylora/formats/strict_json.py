@@ -20,7 +20,7 @@ def parse(content: bytes, where: str) -> dict[str, Any]:
     tinylora.formats.LoadError: adapter_config.json: not readable as JSON (the key 'r' stands twice)
     """
     try:
-        found = json.loads(content.decode("utf-8"), object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite)
+        found = DECODER.decode(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise LoadError(f"{where}: not readable as JSON ({error})") from None
     if not isinstance(found, dict):
@@ -64,3 +64,6 @@ def _finite(text: str) -> float:
     if not math.isfinite(value := float(text)):
         raise ValueError(f"{text} is no finite number")
     return value
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite)

@@ -10,7 +10,7 @@ import numpy as np
 
 from tinylora.models.decoder import Decoder
 from tinylora.tasks.batching import batches
-from tinylora.tasks.messages import read_messages, split
+from tinylora.tasks.messages import class_names, read_messages, split
 from tinylora.tasks.metrics import Metrics
 from tinylora.tasks.task import IGNORE, Encoded, Examples, Splits, Task
 from tinylora.tensor import Tensor, no_grad
@@ -31,7 +31,7 @@ class Classify(Task):
 
     @classmethod
     def read(cls, path: str | Path, text_column: str | None = None, label_column: str | None = None) -> Examples:
-        return Examples(read_messages(path, text_column, label_column))
+        return read_messages(path, text_column, label_column)
 
     @classmethod
     def split(cls, examples: Examples, seed: int, valid: float = 0.1, test: float = 0.2) -> Splits:
@@ -39,7 +39,7 @@ class Classify(Task):
 
     @classmethod
     def for_examples(cls, parts: Splits, tokenizer: Tokenizer, max_length: int, **options: Any) -> Self:
-        return cls(tokenizer, max_length, sorted({message.label for part in parts for message in part}), **options)
+        return cls(tokenizer, max_length, class_names(message for part in parts for message in part), **options)
 
     def head(self, model: Decoder, bias: bool = False) -> None:
         model.set_classes(self.labels, bias=bias)

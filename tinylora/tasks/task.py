@@ -19,7 +19,7 @@ IGNORE = -100  # the target of a position where nothing is predicted; PyTorch's 
 class Examples(list[Any]):
     """The examples of a file, in order. `notes` are sentences on what was dropped or decided while reading it."""
 
-    def __init__(self, items: Iterable[Any], notes: Sequence[str] = ()) -> None:
+    def __init__(self, items: Iterable[Any], notes: Iterable[str] = ()) -> None:
         super().__init__(items)
         self.notes = list(notes)
 
@@ -102,6 +102,7 @@ class Task(ABC):
         order = np.random.default_rng(seed).permutation(len(examples))
         parts = np.split(order, [n_test, n_test + n_valid])
         test_part, valid_part, train_part = (Examples(examples[i] for i in part) for part in parts)
+        train_part.notes = examples.notes
         return Splits(train_part, valid_part, test_part)
 
     @classmethod
