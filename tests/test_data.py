@@ -242,7 +242,7 @@ words = st.lists(st.text("abc ", max_size=40), min_size=1, max_size=50)
 
 def encoded(texts):
     task = Classify(BYTES, 64, ("a", "b"))
-    return [task.encode(Message("ab"[i % 2], text)) for i, text in enumerate(texts)]
+    return [task.encode(Message("ab"[i % 2], text))[0] for i, text in enumerate(texts)]
 
 
 @given(words, st.integers(1, 9), st.integers(1, 4), st.one_of(st.none(), st.integers(0, 99)))
@@ -283,7 +283,7 @@ def test_little_of_the_sms_data_is_padding_and_none_of_it_leaks():
     assert not (texts[0] & texts[1] or texts[0] & texts[2] or texts[1] & texts[2])
     assert abs(len(parts.test) / sum(map(len, parts)) - 0.2) < 0.001
     task = Classify(BYTES, 512, ("ham", "spam"))
-    examples = [task.encode(m) for m in parts.train]
+    examples = [task.encode(m)[0] for m in parts.train]
     lengths = [len(e.ids) for e in examples]
     steps = arrange(lengths, 32, 1, np.random.default_rng(0))
     padded = sum(len(part) * max(lengths[i] for i in part) for (part,) in steps)

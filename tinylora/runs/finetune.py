@@ -14,6 +14,7 @@ from tinylora.runs.recipe import Recipe
 from tinylora.runs.run import Run
 from tinylora.runs.run_folder import check_output, save_run
 from tinylora.tasks import TASKS
+from tinylora.tasks.guess import guess_task
 from tinylora.tasks.task import Splits, Task
 from tinylora.training.loop import Trainer
 from tinylora.training.recompute import checkpoint_modules
@@ -23,7 +24,7 @@ from tinylora.training.report import Reporter, Reporters
 def finetune(
     model: str | Path,
     data: str | Path,
-    task: str = "classify",
+    task: str | None = None,
     *,
     out: str | Path | None = None,
     reporter: Reporter | None = None,
@@ -31,10 +32,11 @@ def finetune(
 ) -> Run:
     """Fine-tune `model` ("nano", "smollm2", a folder, a file, a name on the hub) with LoRA on the examples in a file.
 
+    `task` is "classify", "tag" or "text"; without it, it is guessed from the file.
     `options` are the fields of `Recipe`, which has their defaults. The run is written to the new folder `out`, by default
     runs/NAME-OF-DATA. Raises ValueError that names the file and the line for data that cannot be read.
     """
-    recipe = Recipe(str(model), str(data), task, **options)
+    recipe = Recipe(str(model), str(data), task or guess_task(data), **options)
     folder = Path(out) if out is not None else Path("runs") / Path(data).stem
     check_output(folder)
     parts = _read(TASKS[recipe.task], recipe)

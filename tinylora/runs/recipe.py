@@ -22,7 +22,7 @@ class Recipe:
 
     model: str
     data: str
-    task: str = "classify"
+    task: str
     valid: str | None = None
     test: str | None = None
     text_column: str | None = None

@@ -44,12 +44,12 @@ class Classify(Task):
     def head(self, model: Decoder, bias: bool = False) -> None:
         model.set_classes(self.labels, bias=bias)
 
-    def encode(self, example: Any) -> Encoded:
+    def encode(self, example: Any) -> list[Encoded]:
         """The label's number is the target at the last token."""
         ids = self.tokenizer.encode(example.text, self.max_length)
         targets = np.full(len(ids), IGNORE)
         targets[-1] = self.labels.index(example.label)
-        return Encoded(ids, targets)
+        return [Encoded(ids, targets)]
 
     def inputs(self, ids: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, ...]:
         """Tokens (B, T), the position of each text's last token (B,), and class numbers (B,)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import re
@@ -89,12 +90,15 @@ MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark; line ends are `\\n` or `\\r\\n`.
+    """The text of a file, gzipped or not, in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
+
+    Line ends are `\\n` or `\\r\\n`.
 
     Raises ValueError that names the file, and the line that is not in its encoding, or that says it is empty.
     """
     path = Path(path)
     raw = path.read_bytes()
+    raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
     encoding = next((name for mark, name in MARKS.items() if raw.startswith(mark)), "utf-8")
     try:
         content = raw.decode(encoding).removeprefix("\ufeff")

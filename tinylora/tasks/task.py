@@ -114,8 +114,8 @@ class Task(ABC):
         """Put the task's own head in place of the model's."""
 
     @abstractmethod
-    def encode(self, example: Any) -> Encoded:
-        """One example as tokens and targets."""
+    def encode(self, example: Any) -> list[Encoded]:
+        """One example as tokens and targets; in several pieces if the task cuts what is too long."""
 
     def inputs(self, ids: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, ...]:
         """What `loss` takes, for padded tokens and targets, (B, T) each."""

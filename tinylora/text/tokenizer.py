@@ -29,6 +29,9 @@ class Tokenizer(Protocol):
     def prompt(self, text: str) -> list[int]:
         """What stands before the tokens that continue `text`: at least one token."""
 
+    def with_ends(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens of `prompt(text)`, (T,), and where in the text each one ends, in characters, (T,)."""
+
     def decode(self, ids: Sequence[int]) -> str:
         """Tokens back to text. An incomplete character becomes nothing, or U+FFFD at the end."""
 
@@ -48,6 +51,10 @@ class ByteTokenizer:
 
     def prompt(self, text: str) -> list[int]:
         return [END, *text.encode("utf-8", "replace")]
+
+    def with_ends(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        lengths = [len(character.encode("utf-8", "replace")) for character in text]
+        return np.array(self.prompt(text)), np.repeat(np.arange(len(text) + 1), [1, *lengths])
 
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(i for i in ids if i != END).decode("utf-8", errors="ignore")
@@ -81,6 +88,12 @@ class LibraryTokenizer:
 
     def prompt(self, text: str) -> list[int]:
         return [*self._begin, *self._ids(text, True)] or [self.pad]
+
+    def with_ends(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        found = self._tokenizer.encode(text.encode("utf-8", "replace").decode(), add_special_tokens=True)
+        ends = np.array([stop for _, stop in found.offsets])
+        ends[[i for i, special in enumerate(found.special_tokens_mask) if special and i]] = len(text)  # those at the end
+        return np.array([*self._begin, *found.ids]), np.array([0] * len(self._begin) + ends.tolist())
 
     def tokens(self, text: str) -> list[int]:
         """The tokens of `text` with nothing added: for chat templates, which write special tokens themselves."""

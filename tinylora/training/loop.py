@@ -85,7 +85,7 @@ class Trainer:
     ) -> None:
         self.model, self.task, self.valid, self.config = model, task, valid, config
         self.reporter = reporter or Reporter()
-        self.encoded = [task.encode(example) for example in examples]
+        self.encoded = [piece for example in examples for piece in task.encode(example)]
         trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
         self.state = TrainState(model, self.optimizer)
