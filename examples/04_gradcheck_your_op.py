@@ -1,6 +1,6 @@
 """Write an op, check its gradient, tune it, check again, and see what a wrong gradient is told.
 
-The op is RMS norm (Zhang & Sennrich 2019): each row is divided by the root of the mean of its squares, then weighted.
+The op is the cosine of the angle between two vectors, for each pair of rows: the usual likeness of two embeddings.
 """
 
 import tinylora as torch
@@ -10,72 +10,79 @@ from tinylora.testing import gradcheck
 
 
 @op
-def rms_norm(xp, x, weight, eps):
-    """y = n w,  n = x / √(mean x² + ε) over the last axis.
+def cosine(xp, x, y, eps):
+    """c = Σ a b over the last axis,  a = x / |x|,  b = y / |y|,  |x| = √(Σ x² + ε): never divided by zero.
 
-    dL/dx = (h - n · mean(h n)) / √(mean x² + ε),  h = g w      dL/dw = Σ g n
+    Of c the part through a is b / |x|; |x| itself depends on x too, which takes away c a / |x|:
+    dL/dx = g (b - c a) / |x|      dL/dy = g (a - c b) / |y|
     """
-    inverse = 1 / xp.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)
-    n = x * inverse
+    inverse_x = 1 / xp.sqrt((x * x).sum(axis=-1, keepdims=True) + eps)
+    inverse_y = 1 / xp.sqrt((y * y).sum(axis=-1, keepdims=True) + eps)
+    a, b = x * inverse_x, y * inverse_y
+    c = (a * b).sum(axis=-1, keepdims=True)
 
     def d_x(g):
-        h = g * weight
-        return inverse * (h - n * (h * n).mean(axis=-1, keepdims=True))
+        return g[..., None] * inverse_x * (b - c * a)  # of the broadcast shape; the engine sums it down to x's
 
-    def d_weight(g):
-        return g * n  # of x's shape; the engine sums it down to the weight's
+    def d_y(g):
+        return g[..., None] * inverse_y * (a - c * b)
 
-    return n * weight, (d_x, d_weight)
+    return c[..., 0], (d_x, d_y)
 
 
 torch.manual_seed(0)
-x = torch.randn(2, 4, dtype=torch.float64).requires_grad_()
-w = torch.randn(4, dtype=torch.float64).requires_grad_()
+x = torch.randn(3, 4, dtype=torch.float64).requires_grad_()
+y = torch.randn(3, 4, dtype=torch.float64).requires_grad_()
 
-y = record(rms_norm, x, w, eps=1e-6)  # from arrays to Tensors; functional.py adds dtype rules and messages
-y.sum().backward()
-print("y    ", "  ".join(f"{value:+.4f}" for value in y[0].tolist()))
+c = record(cosine, x, y, eps=1e-12)  # from arrays to Tensors; torch_api/ adds dtype rules and messages
+c.sum().backward()
+print("c    ", "  ".join(f"{value:+.4f}" for value in c.tolist()))
 print("dL/dx", "  ".join(f"{value:+.4f}" for value in x.grad[0].tolist()))
-assert gradcheck(rms_norm, [x, w], eps=1e-6)
+assert gradcheck(cosine, [x, y], eps=1e-12)
+assert gradcheck(cosine, [x, y[0].detach().requires_grad_()], eps=1e-12)  # every row beside one and the same
 print("the definition passes gradcheck\n")
 
 
-@rms_norm.tune("numpy", "cupy")
-def rms_norm_of_rows(xp, x, weight, eps):
-    """The same for matrices, with fewer arrays: sums of products are taken without storing the products."""
-    if x.ndim != 2:
+@cosine.tune("numpy", "cupy")
+def cosine_of_matrices(xp, x, y, eps):
+    """The same for two matrices of one shape, with fewer arrays: sums of products are taken without storing the products."""
+    if x.ndim != 2 or x.shape != y.shape:
         return NotImplemented  # the definition takes it
-    inverse = 1 / xp.sqrt(xp.einsum("nc,nc->n", x, x) * (1 / x.shape[1]) + eps)[:, None]
-    n = x * inverse
+    inverse_x = 1 / xp.sqrt(xp.einsum("nc,nc->n", x, x) + eps)
+    inverse_y = 1 / xp.sqrt(xp.einsum("nc,nc->n", y, y) + eps)
+    c = xp.einsum("nc,nc->n", x, y) * inverse_x * inverse_y
 
     def d_x(g):
-        d = g * weight
-        d -= n * (xp.einsum("nc,nc->n", d, n) * (1 / x.shape[1]))[:, None]  # d is an array of our own; g is not
-        d *= inverse
+        d = y * (g * inverse_x * inverse_y)[:, None]
+        d -= x * (g * c * inverse_x * inverse_x)[:, None]  # d is an array of our own; g, x and y are not
         return d
 
-    def d_weight(g):
-        return xp.einsum("nc,nc->c", g, n)
+    def d_y(g):
+        d = x * (g * inverse_x * inverse_y)[:, None]
+        d -= y * (g * c * inverse_y * inverse_y)[:, None]
+        return d
 
-    return n * weight, (d_x, d_weight)
+    return c, (d_x, d_y)
 
 
 with torch.no_grad():
-    assert torch.allclose(record(rms_norm, x, w, eps=1e-6), y, atol=1e-12)  # tuned now, and equal to the definition
-assert gradcheck(rms_norm, [x, w], eps=1e-6)
-assert gradcheck(rms_norm, [x.detach()[None].requires_grad_(), w], eps=1e-6)  # (1, 2, 4) is declined: the definition
+    assert torch.allclose(record(cosine, x, y, eps=1e-12), c, atol=1e-12)  # tuned now, and equal to the definition
+assert gradcheck(cosine, [x, y], eps=1e-12)
+assert gradcheck(cosine, [x, y[0].detach().requires_grad_()], eps=1e-12)  # other shapes are declined: the definition
 print("the tuned version agrees, and passes too\n")
 
 
 @op
-def wrong_rms_norm(xp, x, weight, eps):
-    """The usual mistake: the root depends on x as well, and d_x forgets it."""
-    inverse = 1 / xp.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)
-    return x * inverse * weight, (lambda g: g * weight * inverse, lambda g: g * x * inverse)
+def wrong_cosine(xp, x, y, eps):
+    """The usual mistake: |x| depends on x as well, and d_x forgets it; d_y likewise."""
+    inverse_x = 1 / xp.sqrt((x * x).sum(axis=-1, keepdims=True) + eps)
+    inverse_y = 1 / xp.sqrt((y * y).sum(axis=-1, keepdims=True) + eps)
+    a, b = x * inverse_x, y * inverse_y
+    return (a * b).sum(axis=-1), (lambda g: g[..., None] * inverse_x * b, lambda g: g[..., None] * inverse_y * a)
 
 
 try:
-    gradcheck(wrong_rms_norm, [x, w], eps=1e-6)
+    gradcheck(wrong_cosine, [x, y], eps=1e-12)
 except AssertionError as error:
     print(f"and this is what a wrong gradient gets:\n{error}")
 else:

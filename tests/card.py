@@ -12,8 +12,10 @@ try:
 except cupy.cuda.runtime.CUDARuntimeError:
     CARDS = 0
 needs_a_card = pytest.mark.skipif(not CARDS, reason="these tests need an NVIDIA GPU")
-needs_nvmath = pytest.mark.skipif(cublas_lt() is None, reason="needs nvmath-python")
-needs_cudnn = pytest.mark.skipif(extra("cudnn") is None, reason="needs nvidia-cudnn-frontend")
+EXTRAS = {"nvmath-python": cublas_lt(), "nvidia-cudnn-frontend": extra("cudnn")}
+ABSENT = [name for name, module in EXTRAS.items() if module is None]
+needs_nvmath = pytest.mark.skipif("nvmath-python" in ABSENT, reason="needs nvmath-python")
+needs_cudnn = pytest.mark.skipif("nvidia-cudnn-frontend" in ABSENT, reason="needs nvidia-cudnn-frontend")
 
 
 def apart(a, b):

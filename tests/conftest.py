@@ -2,6 +2,7 @@
 
 import os
 
+import lookups  # before tinylora, whose own lookups it notices
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
@@ -17,7 +18,14 @@ NOTES = pytest.StashKey[list[str]]()
 INTEROP = pytest.StashKey[dict[tuple[str, str], float]]()
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--new-packages", action="store_true", help="only tests that packages installed since the run before can change"
+    )
+
+
 def pytest_configure(config):
+    config.pluginmanager.register(lookups)
     config.stash[DIFFERENCES] = {}
     config.stash[INTEROP] = {}
     config.stash[NOTES] = []

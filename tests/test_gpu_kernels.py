@@ -30,6 +30,7 @@ def test_products_of_any_layout(dtype, a_order, b_order):
     assert apart(products._by_cupy(cupy, a, b, out, 2.0, cupy.ones((33, 41), dtype)), 2 * exact + 1) < 2 * near
 
 
+@needs_nvmath
 def test_precision_high_is_tf32():
     rng = cupy.random.default_rng(0)
     a, b = (rng.standard_normal((256, 256), dtype=np.float32) for _ in range(2))
