@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinylora.backend import Array, array_module, device, device_of, full, is_floating
-from tinylora.op import Op, op, this_thread
+from tinylora.backend import Array, array_module, device, device_of, full, is_floating, total
+from tinylora.op import Op, every_dtype, this_thread
 
 if TYPE_CHECKING:
     from tinylora.torch_api.methods import TensorMethods  # PyTorch's methods and operators, attached when it is imported
@@ -175,7 +175,7 @@ def _walk(root: Node, gradient: Array, retain_graph: bool) -> None:
             node.edges = None  # frees what the vjps kept, so memory falls during the walk
 
 
-@op
+@every_dtype
 def accumulate(xp, so_far, g, vjp, shape):
     """so_far + dL/dx, where x (of `shape`) was used several times, and dL/dx = vjp(g) comes from one of its uses."""
     return so_far + sum_to(vjp(g), shape), (None,) * 4
@@ -187,7 +187,7 @@ def sum_to(g: Array, shape: tuple[int, ...]) -> Array:
         return g
     lead = g.ndim - len(shape)
     copied = tuple(i for i in range(g.ndim) if i < lead or (shape[i - lead] == 1 and g.shape[i] != 1))
-    return g.sum(axis=copied).reshape(shape)
+    return total(g, copied).reshape(shape)
 
 
 def _inputs_first(root: Node) -> list[Node]:

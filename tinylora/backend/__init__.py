@@ -6,3 +6,4 @@ from tinylora.backend.arrays import is_device, is_floating, known, seen, set_def
 from tinylora.backend.meta import MetaArray
 from tinylora.backend.random import keys_from, manual_seed, mix, next_key, random, random_bits, random_integers, random_state
 from tinylora.backend.random import set_random_state
+from tinylora.backend.sums import is_half, running, scatter_sum, total, wide
