@@ -211,7 +211,8 @@ def einsum(draw):
     left, output = draw(st.sampled_from(EQUATIONS)).split("->")
     inputs = tuple(left.split(","))
     size = {c: draw(st.integers(0, 3)) for c in sorted(set(left) - {","})}
-    return Call(tuple(draw(arrays(tuple(size[c] for c in s))) for s in inputs), {"inputs": inputs, "output": output})
+    shapes_ = [tuple(draw(st.sampled_from([size[c], size[c], size[c], 1])) for c in s) for s in inputs]
+    return Call(tuple(draw(arrays(shape)) for shape in shapes_), {"inputs": inputs, "output": output})
 
 
 @st.composite
@@ -369,6 +370,7 @@ ROWS: dict[str, st.SearchStrategy[Call]] = {
     "amin": reduction(separated, NO_REPEATS, min_side=1),  # kink at ties
     "attention": attention(),
     "attention_at": attention_at(),
+    "ceil": unary(off_integers),  # steps at integers
     "cast": unary().map(lambda call: Call(call.inputs, {"dtype": np.dtype("float64")})),
     "cat": cat(),
     "clip_norm": clip_norm(),
@@ -383,6 +385,7 @@ ROWS: dict[str, st.SearchStrategy[Call]] = {
     "erf": unary(uniform(-8.0, 8.0)),
     "exp": unary(),
     "expand": expand(),
+    "floor": unary(off_integers),  # steps at integers
     "gather": gather(),
     "gelu": unary(uniform(-5.0, 5.0)),
     "getitem": getitem(),
@@ -405,14 +408,17 @@ ROWS: dict[str, st.SearchStrategy[Call]] = {
     "prod": along(keepdims=True),
     "quantized_linear": quantized_linear(),
     "relu": unary(off_integers),  # kink at 0
+    "remainder": binary(second=positive, right=numbers(0.5, 3.0)),
     "reshape": reshape(),
     "rms_norm": rms_norm(),
     "rope": rope(),
+    "round": unary(below_half),  # steps between integers
     "rows_at": rows_at(),
     "rsqrt": unary(positive),
     "scatter_add": gather(source=True),
     "setitem": setitem(),
     "sigmoid": unary(uniform(-5.0, 5.0)),
+    "sign": unary(off_integers),  # a step at 0
     "silu": unary(uniform(-5.0, 5.0)),
     "sin": unary(),
     "softmax": along(elements=uniform(-5.0, 5.0)),
@@ -518,6 +524,7 @@ LARGE: dict[str, list[Call]] = {
         Call((_x((3, 130, 5, 64)).transpose(0, 2, 1, 3), *_angles(130, 32))),
         Call((_x((2, 3, 1, 16)), *_angles(1, 8))),
     ],
+    "round": unary(below_half),  # steps between integers
     "rows_at": [Call((_x((4, 33, 40)), np.array([0, 32, 7, 7])))],
     "pow": [Call((_x((30, 20)), 2)), Call((_x((30, 20)), 3.0))],
     "softmax": [Call((_x((300, 200)),), {"axis": -1})],

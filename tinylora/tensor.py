@@ -9,7 +9,6 @@ Edges point to nodes and never to Tensors, so an activation is freed as soon as 
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import weakref
 from collections.abc import Callable
@@ -17,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinylora.backend import Array, array_module, device, device_of, full, is_floating
-from tinylora.op import Op, op, this_thread
+from tinylora.backend import Array, Switch, array_module, check_unchanged, device, device_of, full, is_floating
+from tinylora.backend import overwrite, owner, total, writes
+from tinylora.op import Op, every_dtype, this_thread
 
 if TYPE_CHECKING:
     from tinylora.torch_api.methods import TensorMethods  # PyTorch's methods and operators, attached when it is imported
@@ -35,12 +35,13 @@ class Node:
     dictionary, from the number of an output to its gradient, and `shape` is None.
     """
 
-    __slots__ = ("__weakref__", "edges", "leaf", "shape")
+    __slots__ = ("__weakref__", "edges", "leaf", "made", "shape")
 
     def __init__(self, shape: tuple[int, ...] | None, edges: tuple[tuple[Node, Vjp], ...], leaf: Any = None) -> None:
         self.shape = shape
         self.edges: tuple[tuple[Node, Vjp], ...] | None = edges  # None: backward has passed, arrays are freed
         self.leaf = weakref.ref(leaf) if leaf is not None else None  # its .grad accumulates; a weak reference avoids a cycle
+        self.made = writes.count  # what the vjps hold must not be written to from now on
 
 
 class Tensor(TensorMethods):
@@ -56,13 +57,14 @@ class Tensor(TensorMethods):
     """
 
     array: Array
-    __slots__ = ("__weakref__", "array", "grad", "node")
+    __slots__ = ("__weakref__", "alias", "array", "grad", "node")
     __array_ufunc__ = None  # makes numpy_scalar * tensor call Tensor.__rmul__
 
     def __init__(self, array: Array, requires_grad: bool = False, node: Node | None = None) -> None:
         self.array = np.asarray(array) if isinstance(array, np.generic) else array
         self.grad: Tensor | None = None
         self.node = node
+        self.alias: Any = None  # what else is in this memory: see torch_api/views.py
         if requires_grad:
             self.requires_grad = True
 
@@ -108,12 +110,13 @@ class Tensor(TensorMethods):
     def data(self, new: Tensor) -> None:
         if not isinstance(new, Tensor):
             raise TypeError(f".data takes a Tensor, not {type(new).__name__}")
-        if self.node is not None and (new.shape, new.dtype) != (self.shape, self.dtype):
-            raise RuntimeError(
-                f".data of a tensor that requires grad keeps its shape and dtype: expected {self.shape} {self.dtype}, "
-                f"got {new.shape} {new.dtype}"
-            )
+        if self.node is not None and not is_floating(new.dtype):
+            raise RuntimeError(f".data of a tensor that requires grad has to be floating-point, not {new.dtype}")
+        if not self.is_leaf and new.shape != self.shape:
+            raise RuntimeError(f".data of a computed tensor keeps its shape: expected {self.shape}, got {new.shape}")
         self.array = new.array
+        if self.node is not None and self.node.shape != new.shape:
+            self.node = Node(new.shape, (), leaf=self)
 
     def backward(self, gradient: Tensor | None = None, retain_graph: bool = False) -> None:
         """Add dL/dx to `x.grad` for every leaf x below this tensor L, which is a scalar unless `gradient` is given.
@@ -159,23 +162,30 @@ def _walk(root: Node, gradient: Array, retain_graph: bool) -> None:
     """Visit every node below `root` once, after all nodes above it, and send its gradient down its edges."""
     gradients: dict[Node, Any] = {root: gradient}
     collected: dict[int, tuple[Array, ...]] = {}
-    for node in reversed(_inputs_first(root)):
-        g = gradients.pop(node)
-        if node.leaf is not None:
-            _collect(node.leaf(), g, collected)
-            continue
-        for below, vjp in node.edges or ():
-            if below.shape is None:
-                gradients[below] = gradients.get(below, {}) | vjp(g)
-            elif below in gradients:  # a gradient arrived by another edge: they are added
-                gradients[below] = accumulate(gradients[below], g, vjp, below.shape)[0]
-            else:
-                gradients[below] = sum_to(vjp(g), below.shape)
-        if not retain_graph:
-            node.edges = None  # frees what the vjps kept, so memory falls during the walk
+    order = _inputs_first(root)
+    _mode.walks += 1
+    try:
+        for node in reversed(order):
+            g = gradients.pop(node)
+            if node.leaf is not None:
+                _collect(node.leaf(), g, collected)
+                continue
+            if node.made != writes.count:  # something was written to since
+                check_unchanged([vjp for _, vjp in node.edges or ()], node.made)
+            for below, vjp in node.edges or ():
+                if below.shape is None:
+                    gradients[below] = gradients.get(below, {}) | vjp(g)
+                elif below in gradients:  # a gradient arrived by another edge: they are added
+                    gradients[below] = accumulate(gradients[below], g, vjp, below.shape)[0]
+                else:
+                    gradients[below] = sum_to(vjp(g), below.shape)
+            if not retain_graph:
+                node.edges = None  # frees what the vjps kept, so memory falls during the walk
+    finally:
+        _mode.walks -= 1
 
 
-@op
+@every_dtype
 def accumulate(xp, so_far, g, vjp, shape):
     """so_far + dL/dx, where x (of `shape`) was used several times, and dL/dx = vjp(g) comes from one of its uses."""
     return so_far + sum_to(vjp(g), shape), (None,) * 4
@@ -187,7 +197,7 @@ def sum_to(g: Array, shape: tuple[int, ...]) -> Array:
         return g
     lead = g.ndim - len(shape)
     copied = tuple(i for i in range(g.ndim) if i < lead or (shape[i - lead] == 1 and g.shape[i] != 1))
-    return g.sum(axis=copied).reshape(shape)
+    return total(g, copied).reshape(shape)
 
 
 def _inputs_first(root: Node) -> list[Node]:
@@ -219,22 +229,35 @@ def _collect(leaf: Tensor | None, g: Array, collected: dict[int, tuple[Array, ..
 
     `collected` has this walk's gradients by the id of the array that owns their memory.
     """
-    if leaf is None:
-        return  # the leaf was deleted
-    g = g if leaf.grad is None else leaf.grad.array + g
-    owner = g
-    while (base := getattr(owner, "base", None)) is not None:
-        owner = base
-    others = collected.get(id(owner), ())
+    if leaf is None or leaf.node is None:
+        return  # the leaf was deleted, or frozen since
+    if g.shape != leaf.shape:
+        raise RuntimeError(f"a gradient of shape {g.shape} for a tensor that has the shape {leaf.shape} by now")
+    if leaf.grad is not None:
+        leaf.grad.array = _added(leaf.grad.array, g)
+        return
+    whole = owner(g)
+    others = collected.get(id(whole), ())
     if 0 in getattr(g, "strides", ()) or (others and any(array_module(g).may_share_memory(g, other) for other in others)):
         g = g.copy()
-    collected[id(owner)] = (*others, g)  # stored for copies too: keeps the owner alive, so its id stays unique
+    collected[id(whole)] = (*others, g)  # stored for copies too: keeps the owner alive, so its id stays unique
     leaf.grad = Tensor(g)
+
+
+def _added(so_far: Array, g: Array) -> Array:
+    """so_far + g, in the memory of so_far; in a walk inside another, which may still read that memory, in its own."""
+    if _mode.walks > 1:
+        return so_far + g
+    overwrite(so_far, so_far + g)
+    return so_far
 
 
 # ------------------------------------------------------------------------------------------- switching
 class _Mode(threading.local):
-    grad = True
+    """Settings of the current thread."""
+
+    grad = True  # False under no_grad
+    walks = 0  # how many walks are going on: a vjp of `checkpoint` starts one of its own
 
 
 _mode = _Mode()
@@ -244,15 +267,23 @@ def grad_enabled() -> bool:
     return _mode.grad
 
 
-class no_grad(contextlib.ContextDecorator):
-    """Inside this block, or a function decorated with it, nothing is recorded."""
+class no_grad(Switch):
+    """Inside this block, or a function decorated with it, nothing is recorded by the current thread."""
 
-    def __enter__(self) -> None:
-        self.outer = [*getattr(self, "outer", []), _mode.grad]
-        _mode.grad = False
+    recorded = False
 
-    def __exit__(self, *error: object) -> None:
-        _mode.grad = self.outer.pop()
+    def change(self) -> bool:
+        before, _mode.grad = _mode.grad, self.recorded
+        return before
+
+    def restore(self, before: bool) -> None:
+        _mode.grad = before
+
+
+class enable_grad(no_grad):
+    """The opposite of `no_grad`, inside one."""
+
+    recorded = True
 
 
 inference_mode = no_grad

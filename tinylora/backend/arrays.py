@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, ClassVar
@@ -47,7 +48,8 @@ def known(dtype: Any) -> np.dtype:
 
 # ------------------------------------------------------------------------------------------- devices
 class device:
-    """A device by name: "cpu", "cuda" or "meta". As a context manager it sets the default device inside the block.
+    """A device by name: "cpu", "cuda" or "meta". As a context manager it sets the default device inside the block,
+    for the current thread.
 
     >>> from tinylora import device, zeros
     >>> with device("meta"):
@@ -55,22 +57,20 @@ class device:
     device(type='meta')
     """
 
-    default: ClassVar[device | None] = None
-    __slots__ = ("outer", "type")
+    default: ClassVar[device | None] = None  # outside of all blocks
+    __slots__ = ("type",)
 
     def __init__(self, name: str | device) -> None:
         self.type = str(name).removesuffix(":0")
         if self.type not in ("cpu", "cuda", "meta"):
             raise RuntimeError(f"unknown device {str(name)!r}: expected 'cpu', 'cuda' or 'meta'")
-        self.outer: list[device | None] = []
 
     def __enter__(self) -> device:
-        self.outer.append(device.default)
-        device.default = self
+        _blocks.devices.append(self)
         return self
 
     def __exit__(self, *error: object) -> None:
-        device.default = self.outer.pop()
+        _blocks.devices.pop()
 
     def __str__(self) -> str:
         return self.type
@@ -83,6 +83,16 @@ class device:
 
     def __hash__(self) -> int:
         return hash(self.type)
+
+
+class _Blocks(threading.local):
+    """The `with device(..)` blocks that the current thread is in."""
+
+    def __init__(self) -> None:
+        self.devices: list[device] = []
+
+
+_blocks = _Blocks()
 
 
 def is_device(x: Any) -> bool:
@@ -98,7 +108,9 @@ def set_default_device(name: str | device) -> None:
 
 
 def default_device() -> device:
-    """The device of new tensors: `set_default_device`, else the variable TINYLORA_DEVICE, else "cpu"."""
+    """The device of new tensors: that of the block around, else `set_default_device`, else TINYLORA_DEVICE, else "cpu"."""
+    if _blocks.devices:
+        return _blocks.devices[-1]
     if device.default is None:
         device.default = device(os.environ.get("TINYLORA_DEVICE", "cpu"))
     return device.default

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import threading
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -92,26 +93,33 @@ def random_integers(low: int, high: int, shape: tuple[int, ...], where: str | de
 
 def next_key() -> Any:
     """A new 64-bit key for one dropout mask: from the seed, or inside a `keys_from` block from its source."""
-    if not _sources:
+    if not _keys.sources:
         return int(_random.dropout.integers(2**63))
-    source = _sources.pop()  # a source that calls next_key() gets a key from the enclosing source
+    source = _keys.sources.pop()  # a source that calls next_key() gets a key from the enclosing source
     try:
         return source()
     finally:
-        _sources.append(source)
+        _keys.sources.append(source)
 
 
-_sources: list[Callable[[], Any]] = []
+class _Keys(threading.local):
+    """Where the current thread's dropout keys come from, the innermost last."""
+
+    def __init__(self) -> None:
+        self.sources: list[Callable[[], Any]] = []
+
+
+_keys = _Keys()
 
 
 @contextlib.contextmanager
 def keys_from(source: Callable[[], Any]) -> Iterator[None]:
-    """Inside this block dropout's keys are what `source()` returns: recorded keys, or arrays on the GPU."""
-    _sources.append(source)
+    """Inside this block this thread's dropout keys are what `source()` returns: recorded keys, or arrays on the GPU."""
+    _keys.sources.append(source)
     try:
         yield
     finally:
-        _sources.pop()
+        _keys.sources.pop()
 
 
 def random_bits(xp: ModuleType, shape: tuple[int, ...], key: Any) -> Array:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 
+from tinylora.backend import Switch
 from tinylora.op import this_thread
 
 
-class no_kernels(contextlib.ContextDecorator):
+class no_kernels(Switch):
     """Inside this block, or a function decorated with it, every op is computed by its plain definition.
 
     >>> import tinylora
@@ -19,12 +19,12 @@ class no_kernels(contextlib.ContextDecorator):
     True
     """
 
-    def __enter__(self) -> None:
-        self.outer = [*getattr(self, "outer", []), this_thread.tuned]
-        this_thread.tuned = False
+    def change(self) -> bool:
+        before, this_thread.tuned = this_thread.tuned, False
+        return before
 
-    def __exit__(self, *error: object) -> None:
-        this_thread.tuned = self.outer.pop()
+    def restore(self, before: bool) -> None:
+        this_thread.tuned = before
 
 
 type(this_thread).tuned = os.environ.get("TINYLORA_KERNELS", "1") != "0"  # in every thread

@@ -1,8 +1,23 @@
 """Every op, by name: `ops.gelu(x)` takes arrays and returns the output and its vjps."""
 
 from tinylora.op import OPS as OPS
-from tinylora.ops.elementwise import abs, add, cast, clamp, cos, div, erf, exp, log, maximum, minimum, move, mul, neg
-from tinylora.ops.elementwise import pow, relu, rsqrt, sigmoid, silu, sin, sqrt, sub, tanh, where
+from tinylora.ops.elementwise import abs, add, cast, ceil, clamp, cos, div, erf, exp, floor, log, maximum, minimum, move, mul
+from tinylora.ops.elementwise import (
+    neg,
+    pow,
+    relu,
+    remainder,
+    round,
+    rsqrt,
+    sigmoid,
+    sign,
+    silu,
+    sin,
+    sqrt,
+    sub,
+    tanh,
+    where,
+)
 from tinylora.ops.last import attention_at, rows_at
 from tinylora.ops.linalg import einsum, matmul
 from tinylora.ops.lora import lora_linears

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tinylora.backend import device_of, is_floating, to_device
-from tinylora.op import op
+from tinylora.op import every_dtype, op
 
 TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
 
@@ -35,8 +35,14 @@ def mul(xp, a, b):
 
 @op
 def div(xp, a, b):
-    """y = a / b;  dy/da = 1/b, dy/db = -a/b²."""
-    return a / b, (lambda g: g / b, lambda g: -g * a / (b * b))
+    """y = a / b;  dy/da = 1/b, dy/db = -(a/b)/b, since b² may be out of range."""
+    return a / b, (lambda g: g / b, lambda g: -g * (a / b) / b)
+
+
+@op
+def remainder(xp, a, b):
+    """y = a - b ⌊a/b⌋, with the sign of b;  dy/da = 1, dy/db = -⌊a/b⌋."""
+    return xp.remainder(a, b), (lambda g: g, lambda g: -g * xp.floor_divide(a, b))
 
 
 @op
@@ -131,8 +137,9 @@ def silu(xp, x):
 
 @op
 def relu(xp, x):
-    """y = max(x, 0);  dy/dx = 1 where x > 0, else 0."""
-    return xp.maximum(x, 0), (lambda g: g * (x > 0),)
+    """y = max(x, 0);  dy/dx = 1 where y > 0, else 0."""
+    y = xp.maximum(x, 0)
+    return y, (lambda g: g * (y > 0),)
 
 
 @functools.cache
@@ -209,8 +216,33 @@ def clamp(xp, x, low, high):
     return y, (lambda g: g * inside, None, None)
 
 
-# ----------------------------------------------------------------------------------- dtypes and devices
+# ------------------------------------------------------------------------------- steps, whose slope is 0
 @op
+def floor(xp, x):
+    """y = the largest whole number ≤ x;  dy/dx = 0."""
+    return xp.floor(x), (xp.zeros_like,)
+
+
+@op
+def ceil(xp, x):
+    """y = the smallest whole number ≥ x;  dy/dx = 0."""
+    return xp.ceil(x), (xp.zeros_like,)
+
+
+@op
+def round(xp, x):
+    """y = the nearest whole number, the even one of two;  dy/dx = 0."""
+    return xp.round(x), (xp.zeros_like,)
+
+
+@op
+def sign(xp, x):
+    """y = -1, 0 or 1;  dy/dx = 0."""
+    return xp.sign(x), (xp.zeros_like,)
+
+
+# ----------------------------------------------------------------------------------- dtypes and devices
+@every_dtype
 def cast(xp, x, dtype):
     """y = x as `dtype`;  the gradient is cast back, and integers have none."""
     own = x.dtype
@@ -218,7 +250,7 @@ def cast(xp, x, dtype):
     return x.astype(dtype), (d_x,)
 
 
-@op
+@every_dtype
 def move(xp, x, device):
     """y = x on `device`;  the gradient moves back."""
     own = device_of(x)

@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
-from tinylora.backend import random_bits
-from tinylora.op import once, op
+from tinylora.backend import random_bits, scatter_sum, total
+from tinylora.op import every_dtype, once, op
 from tinylora.ops.elementwise import sigmoid
 
 SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
@@ -70,15 +70,13 @@ def lora_linear(xp, x, weight, bias, A, B, scale):
     return y, (d_x, d_weight, d_bias, d_A, d_B, None)
 
 
-@op
+@every_dtype
 def embedding(xp, weight, ids):
     """y = W[ids],  W (vocabulary, C), ids integers of any shape.  dL/dW: each g is added to its row."""
     shape, dtype = weight.shape, weight.dtype
 
     def d_weight(g):
-        d = xp.zeros(shape, dtype)
-        xp.add.at(d, ids, g)
-        return d
+        return scatter_sum(shape, ids, g).astype(dtype, copy=False)
 
     return weight[ids], (d_weight, None)
 
@@ -90,11 +88,12 @@ def gelu(xp, x):
 
     dy/dx = (1 + t)/2 + x/2 · (1 - t²) · du/dx,  u the argument of tanh
     """
-    t = xp.tanh(SQRT_2_OVER_PI * (x + 0.044715 * x * x * x))
+    c = xp.clip(x, -10.0, 10.0)  # beyond, t is ±1, and x³ would overflow
+    t = xp.tanh(SQRT_2_OVER_PI * (c + 0.044715 * c * c * c))
 
     def d_x(g):
-        du = SQRT_2_OVER_PI * (1 + 3 * 0.044715 * x * x)
-        return g * 0.5 * (1 + t + x * (1 - t * t) * du)
+        du = SQRT_2_OVER_PI * (1 + 3 * 0.044715 * c * c)
+        return g * 0.5 * (1 + t + c * (1 - t * t) * du)
 
     return 0.5 * x * (1 + t), (d_x,)
 
@@ -121,9 +120,9 @@ def mean(x):
     return (x.sum(axis=-1, keepdims=True, dtype=np.float64) / (x.shape[-1] or 1)).astype(x.dtype)
 
 
-def wide(x):
-    """x in float32 at least."""
-    return x.astype(np.float32) if x.dtype.itemsize < 4 else x
+def inverse_root(xp, x, eps):
+    """1 / √(mean x² + ε) over the last axis, kept as size 1. The squares are float64: in float32 they may overflow."""
+    return (1 / xp.sqrt(mean(xp.square(x.astype(np.float64))) + eps)).astype(x.dtype)
 
 
 @op
@@ -133,7 +132,7 @@ def layer_norm(xp, x, weight, bias, eps):
     dL/dx = (h - mean h - n · mean(h n)) / √(variance + ε),  h = g w      dL/dw = Σ g n      dL/db = Σ g
     """
     centred = x - mean(x)
-    inverse = 1 / xp.sqrt(mean(centred * centred) + eps)  # a constant row: 1/√ε, finite
+    inverse = inverse_root(xp, centred, eps)  # 1 / √(variance + ε); a constant row: 1/√ε, finite
     n = centred * inverse
 
     def d_x(g):
@@ -153,20 +152,19 @@ def layer_norm(xp, x, weight, bias, eps):
 def rms_norm(xp, x, weight, eps):
     """y = n w,  n = x / √(mean x² + ε) over the last axis.  Zhang & Sennrich 2019, equation 4.
 
-    dL/dx = (h - n · mean(h n)) / √(mean x² + ε),  h = g w      dL/dw = Σ g n.      float16 is computed in float32
+    dL/dx = (h - n · mean(h n)) / √(mean x² + ε),  h = g w      dL/dw = Σ g n
     """
-    dtype, x = x.dtype, wide(x)
-    inverse = 1 / xp.sqrt(mean(x * x) + eps)
+    inverse = inverse_root(xp, x, eps)
     n = x * inverse
 
     def d_x(g):
         h = g * weight
-        return (inverse * (h - n * mean(h * n))).astype(dtype)
+        return inverse * (h - n * mean(h * n))
 
     def d_weight(g):
-        return (g * n).astype(dtype)
+        return g * n
 
-    return (n * weight).astype(dtype), (d_x, d_weight)
+    return n * weight, (d_x, d_weight)
 
 
 @op
@@ -197,16 +195,16 @@ def shifted(xp, x, axis):
 def softmax(xp, x, axis):
     """y = eˣ / Σ eˣ.      dL/dx = y (g - Σ g y)"""
     e = xp.exp(shifted(xp, x, axis))
-    y = e / e.sum(axis=axis, keepdims=True)
-    return y, (lambda g: y * (g - (g * y).sum(axis=axis, keepdims=True)),)
+    y = e / total(e, axis, keepdims=True)
+    return y, (lambda g: y * (g - total(g * y, axis, keepdims=True)),)
 
 
 @op
 def log_softmax(xp, x, axis):
     """y = x - log Σ eˣ.      dL/dx = g - eʸ Σ g"""
     z = shifted(xp, x, axis)
-    y = z - xp.log(xp.exp(z).sum(axis=axis, keepdims=True))
-    return y, (lambda g: g - xp.exp(y) * g.sum(axis=axis, keepdims=True),)
+    y = z - xp.log(total(xp.exp(z), axis, keepdims=True))
+    return y, (lambda g: g - xp.exp(y) * total(g, axis, keepdims=True),)
 
 
 @op
@@ -221,14 +219,14 @@ def cross_entropy(xp, logits, target, weight=None, ignore_index=-100, reduction=
     place = (xp.arange(len(target)), xp.where(kept, target, 0))  # of each row's target class
     w = kept.astype(logits.dtype) if weight is None else xp.where(kept, weight[place[1]], 0.0)
     losses = xp.where(kept, -w * log_p[place], 0.0)
-    total = w.sum() if reduction == "mean" else 1.0
+    count = total(w) if reduction == "mean" else 1.0
 
     def d_logits(g):
         d = xp.exp(log_p)
         d[place] -= 1
-        return d * xp.where(kept, g * w / total, 0.0)[:, None]
+        return d * xp.where(kept, g * w / count, 0.0)[:, None]
 
-    return losses if reduction == "none" else losses.sum() / total, (d_logits, None, None)
+    return losses if reduction == "none" else total(losses) / count, (d_logits, None, None)
 
 
 @op
@@ -239,8 +237,8 @@ def linear_cross_entropy(xp, x, weight, target, ignore_index=-100, d_x_too=True)
     work out dL/dx together with L: so `d_x_too` says whether it will be asked for.
     """
     logits, (through_x, through_weight, _) = linear.definition(xp, x, weight)  # (N, classes)
-    loss, (through_logits, *_) = cross_entropy.definition(xp, wide(logits), target, ignore_index=ignore_index)
-    d_logits = once(lambda g: through_logits(g).astype(logits.dtype))
+    loss, (through_logits, *_) = cross_entropy.definition(xp, logits, target, ignore_index=ignore_index)
+    d_logits = once(through_logits)
 
     def d_x(g):
         return through_x(d_logits(g))
@@ -287,7 +285,7 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
     @once
     def d_scores(g):
         dP = M * joined(grouped(g) @ v.swapaxes(-1, -2))  # (B, H, T, S)
-        return scale * P * (dP - (dP * P).sum(axis=-1, keepdims=True))
+        return scale * P * (dP - total(dP * P, -1, keepdims=True))
 
     def d_q(g):
         return joined(grouped(d_scores(g)) @ k)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from tinylora.backend import running, total
 from tinylora.op import op
 
 
@@ -21,46 +22,49 @@ def _keep(g: Any, axis: Any, keepdims: bool, shape: tuple[int, ...]) -> Any:
 def sum(xp, x, axis=None, keepdims=False):
     """y = Σ x;  dy/dx = 1."""
     shape = x.shape
-    return x.sum(axis=axis, keepdims=keepdims), (lambda g: xp.broadcast_to(_keep(g, axis, keepdims, shape), shape),)
+    return total(x, axis, keepdims), (lambda g: xp.broadcast_to(_keep(g, axis, keepdims, shape), shape),)
 
 
 @op
 def mean(xp, x, axis=None, keepdims=False):
     """y = Σ x / n;  dy/dx = 1/n.  No elements: NaN."""
     shape = x.shape
-    total = x.sum(axis=axis, keepdims=keepdims)
-    n = x.size / total.size if total.size else 1.0
-    inverse = 1 / n if n else math.nan
-    return total * inverse, (lambda g: xp.broadcast_to(_keep(g * inverse, axis, keepdims, shape), shape),)
+    y = total(x, axis, keepdims)
+    n = (x.size / y.size if y.size else 1.0) or math.nan
+    return y / n, (lambda g: xp.broadcast_to(_keep(g / n, axis, keepdims, shape), shape),)
 
 
-def _deviations(x: Any, axis: Any, correction: float, keepdims: bool) -> tuple[Any, Any, float]:
-    """x - mean, the variance, and the weight 1 / (n - correction) of each square in it."""
-    total = x.sum(axis=axis, keepdims=True)
-    n = x.size / total.size if total.size else 1.0
-    mean = total * (1 / n if n else math.nan)
-    d = x - mean
-    d = d - d.sum(axis=axis, keepdims=True) * (1 / n if n else math.nan)  # corrects rounding: equal numbers give 0
-    weight = 1 / (n - correction) if n > correction else math.nan
-    return d, (d * d).sum(axis=axis, keepdims=keepdims) * weight, weight
+def _deviations(x: Any, axis: Any, correction: float) -> tuple[Any, float]:
+    """x - mean, and the weight 1 / (n - correction) of each square in the variance: infinite for n ≤ correction."""
+    sums = total(x, axis, keepdims=True)
+    n = (x.size / sums.size if sums.size else 1.0) or math.nan
+    d = x - sums / n
+    d = d - total(d, axis, keepdims=True) / n  # corrects rounding: equal numbers give 0
+    return d, math.inf if n <= correction else 1 / (n - correction)
 
 
 @op
 def var(xp, x, axis=None, correction=1.0, keepdims=False):
-    """y = Σ (x - x̄)² / (n - correction);  dy/dx = 2 (x - x̄) / (n - correction)."""
-    d, y, weight = _deviations(x, axis, correction, keepdims)
-    return y, (lambda g: _keep(g, axis, keepdims, d.shape) * d * (2 * weight),)
+    """y = Σ (x - x̄)² / (n - correction);  dy/dx = 2 (x - x̄) / (n - correction).  n ≤ correction: 0/0 or infinite."""
+    d, weight = _deviations(x, axis, correction)
+    return total(d * d, axis, keepdims) * weight, (lambda g: _keep(g, axis, keepdims, d.shape) * d * (2 * weight),)
 
 
 @op
 def std(xp, x, axis=None, correction=1.0, keepdims=False):
-    """y = √var;  dy/dx = (x - x̄) / ((n - correction) y), and 0 where y = 0."""
-    d, variance, weight = _deviations(x, axis, correction, keepdims)
-    y = xp.sqrt(variance)
+    """y = √var;  dy/dx = (x - x̄) / ((n - correction) y), and 0 where y = 0.
+
+    Squares are taken of (x - x̄) / s, s the largest of these: the root may be in range where they are not.
+    """
+    d, weight = _deviations(x, axis, correction)
+    s = xp.abs(d).max(axis=axis, keepdims=True) if d.size else xp.ones_like(total(d, axis, keepdims=True))
+    s = xp.where(s == 0, 1, s).astype(d.dtype)
+    kept = s * xp.sqrt(total(xp.square(d / s), axis, keepdims=True) * weight)  # of size 1 along the axis
+    y = kept if keepdims else kept.reshape(total(d, axis).shape)
 
     def d_x(g):
-        over_y = _keep(xp.where(y == 0, 0.0, g * weight / y), axis, keepdims, d.shape)
-        return over_y * d
+        slope = xp.where(kept == 0, 0.0, weight * (d / kept))
+        return _keep(g, axis, keepdims, d.shape) * slope.astype(d.dtype)
 
     return y, (d_x,)
 
@@ -109,4 +113,4 @@ def prod(xp, x, axis, keepdims=False):
 @op
 def cumsum(xp, x, axis):
     """yᵢ = Σ_{j ≤ i} xⱼ;  dL/dxⱼ = Σ_{i ≥ j} gᵢ."""
-    return x.cumsum(axis=axis), (lambda g: xp.flip(xp.flip(g, axis).cumsum(axis=axis), axis),)
+    return running(x, axis), (lambda g: xp.flip(running(xp.flip(g, axis), axis), axis),)

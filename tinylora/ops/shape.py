@@ -4,59 +4,59 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinylora.op import op
+from tinylora.backend import scatter_sum, wide
+from tinylora.op import every_dtype
 
 
-@op
+@every_dtype
 def reshape(xp, x, shape):
     """Same numbers, new shape;  the gradient takes the old one."""
     own = x.shape
     return x.reshape(shape), (lambda g: g.reshape(own),)
 
 
-@op
+@every_dtype
 def permute(xp, x, axes):
     """Axis i of the output is axis axes[i] of x;  the gradient is permuted back."""
     back = sorted(range(len(axes)), key=axes.__getitem__)
     return x.transpose(axes), (lambda g: g.transpose(back),)
 
 
-@op
+@every_dtype
 def expand(xp, x, shape):
     """Repeat x along its axes of size 1, by broadcasting;  the gradient is the sum over the copies."""
     return xp.broadcast_to(x, shape), (lambda g: g,)
 
 
-@op
+@every_dtype
 def tril(xp, x, diagonal=0):
     """The lower triangle of the last two axes, zeros above;  the gradient likewise."""
     return xp.tril(x, diagonal), (lambda g: xp.tril(g, diagonal),)
 
 
-@op
+@every_dtype
 def triu(xp, x, diagonal=0):
     """The upper triangle of the last two axes, zeros below;  the gradient likewise."""
     return xp.triu(x, diagonal), (lambda g: xp.triu(g, diagonal),)
 
 
 # ------------------------------------------------------------------------------------------ indexing
-@op
+@every_dtype
 def getitem(xp, x, index):
     """y = x[index];  each gradient is added where its element came from, as often as it was taken."""
     shape, dtype = x.shape, x.dtype
 
     def d_x(g):
-        total = xp.zeros(shape, dtype)
         if any(hasattr(i, "dtype") for i in index):
-            xp.add.at(total, index, g)  # an element taken twice gets both gradients
-        else:
-            total[index] = g
-        return total
+            return scatter_sum(shape, index, g).astype(dtype, copy=False)  # an element taken twice gets both gradients
+        d = xp.zeros(shape, dtype)
+        d[index] = g
+        return d
 
-    return x[index], (d_x,)
+    return x[(*index, ...)], (d_x,)  # with "..." also a single number is a view, a 0-d array
 
 
-@op
+@every_dtype
 def setitem(xp, x, value, index):
     """y = x, but y[index] = value;  x gets no gradient where it was replaced."""
     y = x.copy()
@@ -70,32 +70,29 @@ def setitem(xp, x, value, index):
     return y, (d_x, lambda g: g[index])
 
 
-@op
+@every_dtype
 def gather(xp, x, index, axis):
     """y[.., i, ..] = x[.., index[.., i, ..], ..];  the gradient is scattered back and added."""
     shape, dtype = x.shape, x.dtype
     places = _places(xp, index, axis)
 
     def d_x(g):
-        total = xp.zeros(shape, dtype)
-        xp.add.at(total, places, g)
-        return total
+        return scatter_sum(shape, places, g).astype(dtype, copy=False)
 
     return x[places], (d_x, None)
 
 
-@op
+@every_dtype
 def scatter_add(xp, x, index, source, axis):
     """y = x, and y[.., index[.., i, ..], ..] += source[.., i, ..];  the gradient of source is gathered."""
-    y = x.copy()
     places = _places(xp, index, axis)
     shape, dtype, used = source.shape, source.dtype, tuple(slice(n) for n in index.shape)
-    xp.add.at(y, places, source[used])
+    y = (wide(x) + scatter_sum(x.shape, places, wide(source[used]))).astype(x.dtype, copy=False)
 
     def d_source(g):
-        total = xp.zeros(shape, dtype)
-        total[used] = g[places]
-        return total
+        d = xp.zeros(shape, dtype)
+        d[used] = g[places]
+        return d
 
     return y, (lambda g: g, None, d_source)
 
@@ -108,7 +105,7 @@ def _places(xp: Any, index: Any, axis: int) -> tuple[Any, ...]:
 
 
 # ------------------------------------------------------------------------------------------- joining
-@op
+@every_dtype
 def cat(xp, *parts, axis):
     """Join along an axis;  each part gets its own slice of the gradient."""
     vjps, start = [], 0

@@ -1,4 +1,4 @@
-"""Functions whose result has no gradient: comparisons, logic, bits, rounding.
+"""Functions whose result has no gradient, or one that is 0 nearly everywhere: comparisons, logic, bits, rounding.
 
 Inputs broadcast, are promoted to one dtype, and may be Python numbers.
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from tinylora import ops
 from tinylora.backend import array_module
 from tinylora.tensor import Tensor, no_grad
+from tinylora.torch_api.elementwise import _apply
 from tinylora.torch_api.functional import Dim, axes_of
 from tinylora.torch_api.promote import operand, promote
 
@@ -124,29 +126,29 @@ def all(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
 # -------------------------------------------------------------------------------------- rounding
 def sign(input: Tensor) -> Tensor:
     """-1, 0 or 1."""
-    return _untracked("sign", input)
+    return _apply(ops.sign, input)
 
 
 def floor(input: Tensor) -> Tensor:
     """The largest whole number ≤ x."""
-    return _untracked("floor", input)
+    return _apply(ops.floor, input)
 
 
 def ceil(input: Tensor) -> Tensor:
     """The smallest whole number ≥ x."""
-    return _untracked("ceil", input)
+    return _apply(ops.ceil, input)
 
 
 def round(input: Tensor) -> Tensor:
     """The nearest whole number; halves go to the even one."""
-    return _untracked("round", input)
+    return _apply(ops.round, input)
 
 
 def floor_divide(input: Any, other: Any) -> Tensor:
-    """input / other, rounded down."""
+    """input / other, rounded down. It has no gradient, as in PyTorch."""
     return _untracked("floor_divide", input, other)
 
 
 def remainder(input: Any, other: Any) -> Tensor:
-    """What `floor_divide` leaves; it has the sign of `other`."""
-    return _untracked("remainder", input, other)
+    """What `floor_divide` leaves; it has the sign of `other`. dy/dinput = 1, dy/dother = -⌊input / other⌋."""
+    return _apply(ops.remainder, input, other)

@@ -77,8 +77,12 @@ def as_text(input: Tensor) -> str:
 
 
 def formatted(input: Tensor, spec: str) -> str:
-    """f"{loss:.3f}": a 0-d tensor is formatted as its number."""
-    return format(item(input), spec) if input.array.ndim == 0 and spec else repr(input)
+    """f"{loss}" and f"{loss:.3f}": a 0-d tensor is formatted as its number. Others take no format."""
+    if input.array.ndim == 0 and input.device != "meta":
+        return format(item(input), spec)
+    if spec:
+        raise TypeError(f"a tensor of shape {input.shape} takes no format {spec!r}: format its .item() or .tolist()")
+    return repr(input)
 
 
 def length(input: Tensor) -> int:
@@ -193,9 +197,7 @@ def to_bool(input: Tensor) -> Tensor:
 
 def clone(input: Tensor) -> Tensor:
     """A copy with memory of its own; gradients flow through."""
-    same = record(ops.cast, input, dtype=input.dtype)
-    same.array = input.array.copy() if same.array is input.array else same.array
-    return same
+    return record(ops.cast, input, dtype=input.dtype)
 
 
 def contiguous(input: Tensor) -> Tensor:
@@ -208,6 +210,6 @@ def deepcopy(input: Tensor, memo: dict[int, Any]) -> Tensor:
     if not input.is_leaf:
         raise RuntimeError("only leaf tensors can be deep-copied; use .detach() or .clone()")
     made = memo[id(input)] = object.__new__(type(input))
-    made.array, made.grad, made.node = input.array.copy(), copy.deepcopy(input.grad, memo), None
+    made.array, made.grad, made.node, made.alias = input.array.copy(), copy.deepcopy(input.grad, memo), None, None
     made.requires_grad = input.requires_grad
     return made

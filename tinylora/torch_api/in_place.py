@@ -1,84 +1,96 @@
-"""In-place functions. Each computes a new array, which the tensor takes over: no array is ever overwritten."""
+"""In-place functions: they write into the memory of their tensor, so that all its views see it, as in PyTorch.
+
+Inside a graph the tensor, its views and what it is a view of get new places in the graph. What an earlier op keeps for its
+gradient must not be written to: backward raises then.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tinylora.backend import is_floating
-from tinylora.tensor import Tensor, grad_enabled
-from tinylora.torch_api import creation, elementwise
+import numpy as np
+
+from tinylora import backend
+from tinylora.backend import is_floating, to_device
+from tinylora.tensor import Tensor
+from tinylora.torch_api import elementwise
 from tinylora.torch_api.conversion import to
 from tinylora.torch_api.functional import matmul
+from tinylora.torch_api.promote import number, operand
 from tinylora.torch_api.shaping import expand
+from tinylora.torch_api.views import assign, tracked
 
 
-def replace_(input: Tensor, new: Tensor) -> Tensor:
-    """Take over the array and the node of `new`. All in-place functions end here.
-
-    A leaf that requires grad keeps its own node, and may only be replaced under `no_grad()`.
-    """
-    if input.node is not None and input.is_leaf:
-        if grad_enabled():
-            raise RuntimeError("a leaf tensor that requires grad cannot be changed in place outside no_grad()")
-    else:
-        input.node = new.node
-    input.array = new.array
-    return input
+def _before(input: Tensor, *others: Any) -> Tensor:
+    """The tensor with its numbers of now: inside a graph a copy, since the op's gradient may need them after the write."""
+    return Tensor(input.array.copy(), node=input.node) if tracked(input, *others) else input
 
 
-def _store(input: Tensor, new: Tensor) -> Tensor:
-    """`replace_`, for a result of the same shape, which is cast to the same dtype."""
+def store(input: Tensor, new: Tensor) -> Tensor:
+    """Write `new`, which has the same shape, into `input`, cast to its dtype."""
     if new.shape != input.shape:
         raise RuntimeError(f"in place, a tensor of shape {input.shape} cannot become {new.shape}")
     if is_floating(new.dtype) and not is_floating(input.dtype):
         raise RuntimeError(f"in place, a tensor of {input.dtype} cannot become {new.dtype}")
-    return replace_(input, to(new, input.dtype))
+    new = to(new, input.dtype)
+    return assign(input, new.array, new.node)
 
 
 # -------------------------------------------------------------------------------------- arithmetic
 def add_(input: Tensor, other: Any) -> Tensor:
-    return _store(input, elementwise.add(input, other))
+    """input += other."""
+    return store(input, elementwise.add(_before(input, other), other))
 
 
 def sub_(input: Tensor, other: Any) -> Tensor:
-    return _store(input, elementwise.sub(input, other))
+    """input -= other."""
+    return store(input, elementwise.sub(_before(input, other), other))
 
 
 def mul_(input: Tensor, other: Any) -> Tensor:
-    return _store(input, elementwise.mul(input, other))
+    """input *= other."""
+    return store(input, elementwise.mul(_before(input, other), other))
 
 
 def div_(input: Tensor, other: Any) -> Tensor:
-    return _store(input, elementwise.div(input, other))
+    """input /= other."""
+    return store(input, elementwise.div(_before(input, other), other))
 
 
 def pow_(input: Tensor, exponent: Any) -> Tensor:
-    return _store(input, elementwise.pow(input, exponent))
+    """input **= exponent."""
+    return store(input, elementwise.pow(_before(input, exponent), exponent))
 
 
 def matmul_(input: Tensor, other: Any) -> Tensor:
     """input @= other."""
-    return _store(input, matmul(input, other))
+    return store(input, matmul(_before(input, other), other))
 
 
 def clamp_(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
-    return _store(input, elementwise.clamp(input, min, max))
+    """Limit to [min, max]."""
+    return store(input, elementwise.clamp(_before(input, min, max), min, max))
 
 
 # ------------------------------------------------------------------------------------------ filling
 def masked_fill_(input: Tensor, mask: Tensor, value: Any) -> Tensor:
     """Fill with `value` where mask is true."""
-    return _store(input, elementwise.masked_fill(input, mask, value))
+    return store(input, elementwise.masked_fill(_before(input, value), mask, value))
 
 
-def copy_(input: Tensor, other: Tensor) -> Tensor:
-    """Take over the numbers of `other`, broadcast to this shape."""
-    return _store(input, to(expand(other, input.shape), input.device, input.dtype))
+def copy_(input: Tensor, other: Any) -> Tensor:
+    """Take over the numbers of `other`, broadcast to this shape and cast to this dtype."""
+    other = operand(other)
+    if not isinstance(other, Tensor):
+        return fill_(input, other)
+    new = to(expand(other, input.shape), input.device, input.dtype)
+    return assign(input, new.array, new.node)
 
 
-def fill_(input: Tensor, value: float) -> Tensor:
-    """Set every element to `value`."""
-    return replace_(input, creation.full_like(input, value))
+def fill_(input: Tensor, value: Any) -> Tensor:
+    """Set every element to `value`, a number or a 0-d tensor."""
+    value = operand(value)
+    return copy_(input, value) if isinstance(value, Tensor) else assign(input, number(value, input.dtype))
 
 
 def zero_(input: Tensor) -> Tensor:
@@ -88,12 +100,18 @@ def zero_(input: Tensor) -> Tensor:
 
 def normal_(input: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     """Fill with normal random numbers."""
-    return replace_(input, creation.randn_like(input) * std + mean)
+    drawn = backend.random("normal", input.shape, _drawn_in(input), input.device)
+    return assign(input, (drawn * std + mean).astype(input.dtype, copy=False))
 
 
 def uniform_(input: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
     """Fill with random numbers from [low, high)."""
-    return replace_(input, creation.rand_like(input) * (high - low) + low)
+    drawn = backend.random("uniform", input.shape, _drawn_in(input), input.device, low, high)
+    return assign(input, drawn.astype(input.dtype, copy=False))
+
+
+def _drawn_in(input: Tensor) -> np.dtype:
+    return input.dtype if input.dtype == np.float64 else np.dtype("float32")
 
 
 def requires_grad_(input: Tensor, requires_grad: bool = True) -> Tensor:

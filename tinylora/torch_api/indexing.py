@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from tinylora import ops
-from tinylora.backend import seen
+from tinylora.backend import overwrite, seen
 from tinylora.tensor import Tensor, record
-from tinylora.torch_api.promote import operand, tensor
+from tinylora.torch_api.promote import number, operand, tensor
+from tinylora.torch_api.views import assign, tracked, view
 
 
 def _normal(index: Any, shape: tuple[int, ...], x: Tensor) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
@@ -84,19 +85,31 @@ def _refuse(item: Any) -> Any:
 
 
 def getitem(x: Tensor, index: Any) -> Tensor:
-    """x[index] as a new tensor."""
+    """x[index]: a view where the index has integers, slices and None only, otherwise a new tensor."""
     basic, advanced = _normal(index, x.shape, x)
-    y = record(ops.getitem, x, index=basic)
+    y = view(ops.getitem, x, index=basic)
     return record(ops.getitem, y, index=advanced) if advanced else y
 
 
 def setitem(x: Tensor, index: Any, value: Any) -> None:
-    """x[index] = value: computes a new array with the part replaced, and x takes it over."""
+    """x[index] = value: writes into the memory of x, so that its views see it."""
     basic, advanced = _normal(index, x.shape, x)
+    part = view(ops.getitem, x, index=basic)
     value = operand(value)
-    value = value.to(x.dtype) if isinstance(value, Tensor) else x.array.dtype.type(value).item()
+    if isinstance(value, Tensor):
+        value = value.to(part.device, x.dtype)
+    else:
+        value = number(value, x.dtype)
     if not advanced:
-        x.replace_(record(ops.setitem, x, value, index=basic))
-        return
-    part = record(ops.getitem, x, index=basic)
-    x.replace_(record(ops.setitem, x, record(ops.setitem, part, value, index=advanced), index=basic))
+        part.copy_(_trimmed(value, part.array.ndim) if isinstance(value, Tensor) else value)
+    elif tracked(part, value):
+        changed = record(ops.setitem, Tensor(part.array, node=part.node), value, index=advanced)
+        assign(part, changed.array, changed.node)
+    else:
+        overwrite(part.array, value.array if isinstance(value, Tensor) else value, advanced)
+
+
+def _trimmed(value: Tensor, ndim: int) -> Tensor:
+    """Without leading axes of size 1 that the place it goes to does not have."""
+    extra = value.array.ndim - ndim
+    return value.reshape(value.shape[extra:]) if extra > 0 and set(value.shape[:extra]) == {1} else value

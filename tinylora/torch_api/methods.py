@@ -157,8 +157,8 @@ class TensorMethods(Operators):
     fill_ = in_place.fill_
     masked_fill_ = in_place.masked_fill_
     mul_ = in_place.mul_
+    pow_ = in_place.pow_
     normal_ = in_place.normal_
-    replace_ = in_place.replace_
     requires_grad_ = in_place.requires_grad_
     sub_ = in_place.sub_
     uniform_ = in_place.uniform_

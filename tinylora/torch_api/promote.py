@@ -61,6 +61,23 @@ def operand(x: Any) -> Any:
     raise TypeError(f"expected a tensor or a number, got {type(x).__name__}: {str(x)[:60]}")
 
 
+def number(x: float, dtype: np.dtype) -> Any:
+    """A Python number as one that an array of `dtype` can hold. Raises RuntimeError for integers out of its range."""
+    if is_floating(dtype) or dtype.kind == "b":
+        return bool(x) if dtype.kind == "b" else float(x)
+    limits = np.iinfo(dtype)
+    low = -limits.max if dtype.kind == "u" else limits.min  # PyTorch takes -1 for the largest
+    if not low <= x <= limits.max:  # NaN and infinity too
+        raise RuntimeError(f"{x} cannot be converted to {dtype} without overflow: its range is {limits.min}..{limits.max}")
+    return wrapped(int(x), dtype)
+
+
+def wrapped(x: int, dtype: np.dtype) -> int:
+    """An integer modulo the number of values of an integer `dtype`: 300 is 44 in uint8."""
+    limits = np.iinfo(dtype)
+    return (x - limits.min) % (limits.max - limits.min + 1) + limits.min
+
+
 def result_type(*operands: Any) -> np.dtype:
     """The dtype of an element-wise result, by PyTorch's rules.
 

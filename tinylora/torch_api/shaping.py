@@ -1,7 +1,4 @@
-"""Functions that change shape or order: views, joining, splitting, gathering, sorting.
-
-A view shares memory with its source until one of them is changed in place: in-place functions make a new array.
-"""
+"""Functions that change shape or order: views, joining, splitting, gathering, sorting."""
 
 from __future__ import annotations
 
@@ -16,6 +13,7 @@ from tinylora.tensor import Tensor, record
 from tinylora.torch_api import functional as F
 from tinylora.torch_api.functional import axes_of, numpy_names
 from tinylora.torch_api.promote import promote
+from tinylora.torch_api.views import view
 
 
 class ValuesIndices(NamedTuple):
@@ -37,12 +35,12 @@ def _axis(dim: int, ndim: int) -> int:
 
 # --------------------------------------------------------------------------------------------- views
 def reshape(input: Tensor, *shape: Any) -> Tensor:
-    """The same numbers in a new shape; one size may be -1 and is then inferred."""
+    """The same numbers in a new shape, a view if their layout in memory allows; one size may be -1 and is then inferred."""
     sizes, count = _sizes(shape), input.array.size
     known = math.prod(n for n in sizes if n != -1)
     if sizes.count(-1) > 1 or (-1 in sizes and (known == 0 or count % known)) or (-1 not in sizes and known != count):
         raise RuntimeError(f"reshape: {count} elements of shape {input.shape} do not fit {sizes}")
-    return record(ops.reshape, input, shape=tuple(count // known if n == -1 else n for n in sizes))
+    return view(ops.reshape, input, shape=tuple(count // known if n == -1 else n for n in sizes))
 
 
 def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
@@ -61,7 +59,7 @@ def permute(input: Tensor, *dims: Any) -> Tensor:
     order = tuple(_axis(d, input.array.ndim) for d in _sizes(dims))
     if sorted(order) != list(range(input.array.ndim)):
         raise RuntimeError(f"permute: {_sizes(dims)} is no order of the dims of a tensor of shape {input.shape}")
-    return record(ops.permute, input, axes=order)
+    return view(ops.permute, input, axes=order)
 
 
 def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
@@ -70,7 +68,7 @@ def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
     a, b = _axis(dim0, input.array.ndim), _axis(dim1, input.array.ndim)
     if order:
         order[a], order[b] = order[b], order[a]
-    return record(ops.permute, input, axes=tuple(order))
+    return view(ops.permute, input, axes=tuple(order))
 
 
 @numpy_names
@@ -95,7 +93,7 @@ def expand(input: Tensor, *sizes: Any) -> Tensor:
     shape = tuple(m if n == -1 else n for n, m in zip(wanted, own[-len(wanted) :] if wanted else (), strict=True))
     if len(wanted) < input.array.ndim or any(m not in (1, n) for n, m in zip(shape, own, strict=True)):
         raise RuntimeError(f"expand: a tensor of shape {input.shape} cannot be expanded to {wanted}")
-    return record(ops.expand, input, shape=shape)
+    return view(ops.expand, input, shape=shape)
 
 
 def view_as(input: Tensor, other: Tensor) -> Tensor:

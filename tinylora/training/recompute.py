@@ -14,7 +14,7 @@ from typing import Any
 from tinylora.backend import Array, array_module, keys_from, next_key
 from tinylora.nn import Module
 from tinylora.op import Op, once, this_thread
-from tinylora.tensor import Node, Tensor, _mode
+from tinylora.tensor import Node, Tensor, enable_grad
 
 
 def checkpoint(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
@@ -45,7 +45,7 @@ def checkpoint(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
     def gradients(g: Array) -> list[Array]:
         """Gradients of the inputs. Those of parameters inside are added to their .grad as a side effect."""
         again = [Tensor(x.array, requires_grad=x.requires_grad) if isinstance(x, Tensor) else x for x in inputs]
-        with _grad_enabled(), keys_from(functools.partial(next, iter(keys))):
+        with enable_grad(), keys_from(functools.partial(next, iter(keys))):
             function(*again).backward(Tensor(g))
         return [getattr(getattr(x, "grad", None), "array", None) for x in again]
 
@@ -94,13 +94,3 @@ def _forgetting_vjps() -> Iterator[None]:
 
 def _nothing(g: Array) -> Array:
     raise AssertionError("this graph is dropped before anybody walks it")
-
-
-@contextlib.contextmanager
-def _grad_enabled() -> Iterator[None]:
-    """The opposite of `no_grad`: backward may be called inside one."""
-    outer, _mode.grad = _mode.grad, True
-    try:
-        yield
-    finally:
-        _mode.grad = outer

@@ -7,6 +7,7 @@ A CUDA graph repeats its launches with the arguments of the capture. Values that
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -52,33 +53,40 @@ class _Memory:
             self.device[: self.filled].set(self.host[: self.filled])
 
 
-_open: list[Slots] = []  # of the graph being captured, or None
+class _Open(threading.local):
+    """The slots of the graph that the current thread captures, innermost last."""
+
+    def __init__(self) -> None:
+        self.slots: list[Slots] = []
+
+
+_open = _Open()
 
 
 @contextlib.contextmanager
 def recording(slots: Slots) -> Iterator[None]:
     """Inside this block `live` allocates in `slots`."""
-    _open.append(slots)
+    _open.slots.append(slots)
     try:
         yield
     finally:
-        _open.pop()
+        _open.slots.pop()
 
 
 def live(xp: ModuleType, compute: Compute, shape: tuple[int, ...], dtype: Any) -> Any:
     """`compute()` as a device array: computed now, or in a captured graph before each replay."""
-    if not _open:
+    if not _open.slots:
         return xp.asarray(np.asarray(compute(), dtype).reshape(shape))
-    device, host = _open[-1].live.place(shape, dtype)
-    _open[-1].compute.append((compute, host))
+    device, host = _open.slots[-1].live.place(shape, dtype)
+    _open.slots[-1].compute.append((compute, host))
     return device
 
 
 def fixed(xp: ModuleType, numbers: Any, dtype: Any) -> Any:
     """Constant numbers as a device array; in a captured graph they are copied with the first replay."""
     array = np.asarray(numbers, dtype)
-    if not _open:
+    if not _open.slots:
         return xp.asarray(array)
-    device, host = _open[-1].fixed.place(array.shape, dtype)
+    device, host = _open.slots[-1].fixed.place(array.shape, dtype)
     host[...] = array
     return device
