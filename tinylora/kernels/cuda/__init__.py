@@ -9,6 +9,7 @@ from tinylora.kernels.cuda import grouped as grouped  # before attention, which 
 from tinylora.kernels.cuda import attention as attention
 from tinylora.kernels.cuda import elementwise as elementwise
 from tinylora.kernels.cuda import gated as gated
+from tinylora.kernels.cuda import head as head
 from tinylora.kernels.cuda import last as last
 from tinylora.kernels.cuda import linear as linear
 from tinylora.kernels.cuda import lora as lora
