@@ -53,9 +53,9 @@ def linear_cross_entropy(xp, x, weight, target, ignore_index=-100, d_x_too=True)
             kernel("loss", "tile_of_logits", dtype)((count,), (THREADS,), arguments)
             if mine is not None:
                 product(xp, e, weight[some], out=mine, plus=mine if some.start else None)
-        places = lse[rows], w[rows], losses[rows], or_null(None if d is None else d[rows])
-        arguments = state, target[rows], weight, ignore_index, classes, or_null(mine), C, *places
-        kernel("loss", "end_of_rows", dtype)((count,), (THREADS,), arguments)
+        inputs = state, target[rows], weight, ignore_index, classes, or_null(mine), C
+        outputs = lse[rows], w[rows], losses[rows], or_null(None if d is None else d[rows])
+        kernel("loss", "end_of_rows", dtype)((count,), (THREADS,), (*inputs, *outputs))
     kernel("loss", "total_loss")((1,), (THREADS,), (losses, w, n, 1, loss, total))
     del z, sums, state
 
