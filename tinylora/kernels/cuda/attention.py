@@ -17,7 +17,7 @@ from tinylora import ops
 from tinylora.backend import bfloat16, float16, float32
 from tinylora.kernels.cpu.attention import by_input
 from tinylora.kernels.cuda.again import spare
-from tinylora.kernels.cuda.compile import blocks, extra, kernel, or_null, packs, ready
+from tinylora.kernels.cuda.compile import blocks, copy_rows, extra, kernel, or_null, packs, ready
 from tinylora.kernels.cuda.gemm import get_float32_matmul_precision
 
 Strides = tuple[int, ...]
@@ -44,7 +44,7 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
     if high:
         q, k, v = _parts(_float16(xp, qkv), H) if together else (_float16(xp, x) for x in (q, k, v))
     else:
-        q, k, v = _readable(q), _readable(k), _readable(v)
+        q, k, v = (_alone(xp, _readable(x)) if qkv is None else _readable(x) for x in (q, k, v))
     y = _like(xp, q)
     row = xp.empty((B, H, T, 1), np.float32)
     sizes = B, H, Hkv, T, S, D, causal, q.dtype.char
@@ -114,6 +114,17 @@ def _readable(x: Any) -> Any:
     """x if each head's features are contiguous and 16-byte aligned, else a copy."""
     fine = x.strides[-1] == x.itemsize and all(s % 16 == 0 for s in x.strides[:-1]) and x.data.ptr % 16 == 0
     return x if fine else x.copy(order="C")
+
+
+def _alone(xp: Any, x: Any) -> Any:
+    """x, copied if keeping it would keep an array alive that is much larger, as of queries that were turned since."""
+    (B, H, T, D), joined = x.shape, _joined(x)
+    rows = joined.strides[2] == D * x.itemsize and joined.strides[0] == T * joined.strides[1]
+    if x.data.mem.size <= 2 * x.nbytes or not rows:
+        return x
+    y = xp.empty((B, T, H, D), x.dtype)
+    copy_rows(joined.reshape(B * T, H * D), y.reshape(B * T, H * D))
+    return _joined(y)
 
 
 def _like(xp: Any, x: Any) -> Any:

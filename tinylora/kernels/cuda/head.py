@@ -21,7 +21,7 @@ from tinylora.kernels.cuda.gemm import product
 
 TILE = 2**25  # bytes of logits in a tile: they stay in the cache
 SUMS = 20 * 2**20  # bytes of float32 sums beside it
-WIDEST = 1024  # packs of a row in a tile, as in loss.cu
+KEEP = 4  # packs of a row in a thread, as in loss.cu
 
 
 @ops.linear_cross_entropy.tune("cupy")
@@ -50,7 +50,8 @@ def linear_cross_entropy(xp, x, weight, target, ignore_index=-100, d_x_too=True)
         for some in pieces(classes, V):
             e = logits(z, rows, some)
             arguments = e, V, e.shape[1], target[rows], some.start, state, or_null(mine), C
-            kernel("loss", "tile_of_logits", dtype)((count,), (THREADS,), arguments)
+            threads = 32 * -(-packs(e[:1]) // (32 * KEEP))
+            kernel("loss", "tile_of_logits", dtype)((count,), (threads,), arguments)
             if mine is not None:
                 product(xp, e, weight[some], out=mine, plus=mine if some.start else None)
         inputs = state, target[rows], weight, ignore_index, classes, or_null(mine), C
@@ -84,7 +85,7 @@ def tile(n: int, C: int, classes: int, item: int) -> tuple[int, int]:
     """Rows and classes in a tile: as many rows as have room for their sums, in equal parts; the rest is classes."""
     parts = math.ceil(n / max(128, SUMS // (4 * C)))
     rows = 128 * math.ceil(n / parts / 128)
-    width = min(WIDEST * 16 // item, max(128, TILE // (rows * item) // 128 * 128))
+    width = min(THREADS * KEEP * 16 // item, max(128, TILE // (rows * item) // 128 * 128))
     return min(n, rows), min(width, 128 * math.ceil(classes / 128))
 
 

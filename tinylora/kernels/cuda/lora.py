@@ -16,7 +16,7 @@ import numpy as np
 
 from tinylora import ops
 from tinylora.backend import float32
-from tinylora.kernels.cuda.again import kept
+from tinylora.kernels.cuda.again import Kept, kept
 from tinylora.kernels.cuda.compile import blocks, kernel, or_null, packs, ready
 from tinylora.kernels.cuda.gemm import product
 from tinylora.kernels.cuda.joined import joined
@@ -33,7 +33,7 @@ MOST = 3  # layers at once, as in lora.cu
 class Factors(NamedTuple):
     """Operands of the products of k layers of rank r, in x's dtype; k is mostly 1."""
 
-    x: Callable[[], Any]  # (n, in), held or computed again
+    x: Kept  # (.., in), held or computed again
     low: Any  # (n, k r): x A
     A: Any  # (in, k r)
     B: Any  # (Σ out, k r): block diagonal, s Bᵀ of each layer
@@ -50,15 +50,18 @@ def lora_linear(xp, x, weight, bias, A, B, scale):
     (d_out, d_in), layer = weight.shape, (weight, bias, A, B)
     forward = _wide if d_out >= 2 * d_in and _whole_packs(x, d_in, len(B)) else _narrow
     y, f = forward(xp, x, [scale], layer)
-    (d_x, d_A, d_B), again = _gradients(xp, x.shape, [scale], [d_out], f), f.x
+    (d_x, d_A, of_B), again = _gradients(xp, x.shape, [scale], [d_out], f), f.x
 
     def d_weight(g):
-        return product(xp, rows(g).T, again())
+        return product(xp, rows(g).T, rows(again.compute()))
 
     def d_bias(g):
         return g
 
-    return y.reshape(*x.shape[:-1], d_out), (d_x, d_weight, d_bias, d_A, lambda g: d_B(g, 0), None)
+    def d_B(g):
+        return of_B(g, 0)
+
+    return y.reshape(*x.shape[:-1], d_out), (d_x, d_weight, d_bias, d_A, d_B, None)
 
 
 @ops.lora_linears.tune("cupy")
@@ -92,7 +95,7 @@ def lora_linears(xp, x, scales, *layers):
 
     def of_layer(i):
         def d_weight(g):
-            return product(xp, rows(own(side_by_side(g), i)).T, again())
+            return product(xp, rows(own(side_by_side(g), i)).T, rows(again.compute()))
 
         def d_bias(g):
             return own(side_by_side(g), i)
@@ -133,24 +136,34 @@ def _gradients(xp: Any, shape: Shape, scales: Sequence[float], widths: Sequence[
     starts = [sum(widths[:i]) for i in range(len(widths))]
     columns = [slice(start, start + width) for start, width in zip(starts, widths, strict=True)]
     flat = once(lambda g: g.reshape(n, outputs))
-    g_B = once(lambda g: product(xp, flat(g), B))  # (n, k r)
+    latest: list[Any] = [None, None, None]  # g, dL/dx which is x's whole gradient if x is used once, and g B
+    g_B = once(lambda g: latest[2] if latest[0] is g else product(xp, flat(g), B))  # (n, k r)
 
     @adds_inside
     def d_x(g, so_far=None):
         d = None if so_far is None else rows(so_far)
         if len(Ws) * n >= outputs:  # W + ΔW is (Σ out, in), and one more pass over dL/dx (n, in) a layer
-            changed = xp.empty((outputs, len(A)), A.dtype)
+            width = len(A)
+            more = B.shape[1] if d is None and again.cheap and not width * A.itemsize % 16 else 0
+            changed = _apart(xp, outputs, width + more, A.dtype)  # [W + ΔW, s Bᵀ]: g is read once for dL/dx and g B
+            changed[:, width:] = B[:, :more]
             for i, (W, own) in enumerate(zip(Ws, columns, strict=True)):
                 low_rank = slice(i * r, (i + 1) * r)
-                product(xp, B[own, low_rank], A[:, low_rank].T, out=changed[own], plus=W)
-            return product(xp, flat(g), changed, plus=d).reshape(shape)
-        d = product(xp, g_B(g), A.T, plus=d)
-        for W, own in zip(Ws, columns, strict=True):
-            product(xp, flat(g)[:, own], W, out=d, plus=d)
-        return d.reshape(shape)
+                product(xp, B[own, low_rank], A[:, low_rank].T, out=changed[own, :width], plus=W)
+            d = product(xp, flat(g), changed, out=_apart(xp, n, width + more, A.dtype) if more else None, plus=d)
+            if more:
+                latest[0], latest[2], d = g, d[:, width:], d[:, :width]
+        else:
+            d = product(xp, g_B(g), A.T, plus=d)
+            for W, own in zip(Ws, columns, strict=True):
+                product(xp, flat(g)[:, own], W, out=d, plus=d)
+        latest[1] = d.reshape(shape)
+        return latest[1]
 
     def d_A(g):
-        return product(xp, again().T, g_B(g), dtype=np.float32)
+        found = product(xp, rows(again.compute(latest[1])).T, g_B(g), dtype=np.float32)
+        latest[:] = None, None, None
+        return found
 
     def d_B(g, i):
         return product(xp, low[:, i * r : (i + 1) * r].T, flat(g)[:, columns[i]], alpha=scales[i], dtype=np.float32)
@@ -158,15 +171,15 @@ def _gradients(xp: Any, shape: Shape, scales: Sequence[float], widths: Sequence[
     return d_x, d_A, d_B
 
 
-def _again(x: Any) -> Callable[[], Any]:
-    """A function that returns x as rows."""
-    compute = kept(x)
-    return lambda: rows(compute())
+def _apart(xp: Any, n: int, width: int, dtype: Any) -> Any:
+    """(n, width), uninitialised, with rows that start at multiples of 128 bytes: cuBLAS reads and writes these faster."""
+    line = 128 // np.dtype(dtype).itemsize
+    return xp.empty((n, -(-width // line) * line), dtype)[:, :width]
 
 
 def _narrow(xp: Any, x: Any, scales: Sequence[float], layer: tuple[Any, ...]) -> tuple[Any, Factors]:
     """y = [x A, 1, 0] [s B; bias; 0] + x Wᵀ: the bias is one more row of B."""
-    again, x = _again(x), rows(x)
+    again, x = kept(x), rows(x)
     weight, bias, A, B = _ready(xp, layer)
     n, (d_out, d_in), r = len(x), weight.shape, len(B)
     small_A = A if A.dtype == x.dtype else xp.empty(A.shape, x.dtype)
@@ -183,17 +196,17 @@ def _narrow(xp: Any, x: Any, scales: Sequence[float], layer: tuple[Any, ...]) ->
 
 def _wide(xp: Any, x: Any, scales: Sequence[float], *layers: tuple[Any, ...]) -> tuple[Any, Factors]:
     """y = [x, x A, 1, 0] [W, s Bᵀ, bias, 0]ᵀ: if y is much wider than x, copying x costs less than writing y twice."""
-    again, x = _again(x), ready(xp, rows(x))
+    again, x = kept(x), ready(xp, rows(x))
     Ws, biases, As, Bs = ([layer[i] for layer in (_ready(xp, layer) for layer in layers)] for i in range(4))
     n, d_in, r, k, outputs = len(x), len(As[0]), len(Bs[0]), len(layers), sum(map(len, Ws))
-    width = d_in + k * r + 8
-    shapes = (n, width), (outputs, width), (outputs, k * r), (d_in, k * r)
-    wide_x, wide_W, wide_B, A = (xp.empty(shape, x.dtype) for shape in shapes)
+    wide_x, wide_W = (_apart(xp, rows_, d_in + k * r + 8, x.dtype) for rows_ in (n, outputs))
+    wide_B, A = xp.empty((outputs, k * r), x.dtype), xp.empty((d_in, k * r), x.dtype)
+    step = wide_x.strides[0] // x.itemsize
     pointers = [or_null(p) for parts in (Ws, biases, As, Bs) for p in [*parts, None, None][:MOST]]
-    numbers = *[*map(float, scales), 0.0, 0.0][:MOST], *[*map(len, Ws), 0, 0][:MOST], d_in, r, k
-    kernel("lora", "widen", x.dtype)((outputs,), (128,), (*pointers, *numbers, wide_W, wide_B, A))
+    numbers = *[*map(float, scales), 0.0, 0.0][:MOST], *[*map(len, Ws), 0, 0][:MOST], packs(wide_W), step, d_in, r, k
+    kernel("lora", "widen", x.dtype)(*blocks(packs(wide_W)), (*pointers, *numbers, wide_W, wide_B, A))
     low = product(xp, x, A)
-    kernel("lora", "widen_rows", x.dtype)(*blocks(packs(wide_x)), (x, low, wide_x, packs(wide_x), d_in, k * r))
+    kernel("lora", "widen_rows", x.dtype)(*blocks(packs(wide_x)), (x, low, wide_x, packs(wide_x), step, d_in, k * r))
     return product(xp, wide_x, wide_W.T), Factors(again, low, A, wide_B, Ws)
 
 

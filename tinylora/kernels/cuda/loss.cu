@@ -51,7 +51,7 @@ struct Row { float most, sum, others, own; };
 
 __device__ __forceinline__ float power(float x) { return sizeof(T) == 2 ? __expf(x) : expf(x); }
 
-const int KEEP = 4;  // packs of a row that one of 256 threads holds in registers: a tile has at most 1024 packs a row
+const int KEEP = 4;  // packs of a row that one thread holds in registers: of 256 threads, a tile has at most 1024 a row
 
 // Overwrites z, logits of the classes from `first` on, with e^(z - most), and 0 at the target. If the largest logit has grown,
 // scales the sums and the row of `products` (null: there is none) to it.
@@ -92,8 +92,8 @@ extern "C" __global__ void tile_of_logits(T* z, int64 z_step, int64 columns, con
         }
         pack_at(z, at) = p[k];  // beyond the last column there is room for the rest of a pack
     }
-    sum = block_sum(sum + others);
     others = block_sum(others);
+    sum = others + (t >= 0 && t < columns ? block_sum(sum) : 0.f);  // only the target's
     float by = expf(before.most - base);
     if (threadIdx.x == 0) {
         state[row].most = most;

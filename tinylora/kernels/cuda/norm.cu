@@ -1,4 +1,4 @@
-// Layer norm and RMS norm, one warp per row. A row has at most 32 · PACKS packs, which stay in registers.
+// Layer norm, one warp per row. A row has at most 32 · PACKS packs, which stay in registers.
 
 #define FOR_MY_ROW(rows) \
     int64 row = (int64)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32; \
@@ -78,73 +78,6 @@ extern "C" __global__ void layer_norm_backward(const T* x, const T* g, const T* 
             for (int j = 0; j < PACK; j++) {
                 int i = k * PACK + j;
                 p.at[j] = narrow<T>(s.y * (h[i] - mean_h - n[i] * mean_hn) + (so_far ? wide(q.at[j]) : 0.f));
-            }
-            pack_at(d, row * width + at) = p;
-        }
-    }
-}
-
-// y = x w / √(mean x² + ε); rows of y are y_step apart. inverse holds 1 / √(mean x² + ε) of each row.
-extern "C" __global__ void rms_norm(const T* x, const T* weight, T* y, float* inverse, int64 rows, int64 width, int64 y_step,
-                                    double eps) {
-    FOR_MY_ROW(rows);
-    float v[PACKS * PACK], square = 0.f;
-#pragma unroll
-    for (int k = 0; k < PACKS; k++) {
-        int64 at = (k * 32 + lane) * PACK;
-        if (at < width) {
-            Pack p = pack_at(x, row * width + at);
-#pragma unroll
-            for (int j = 0; j < PACK; j++) {
-                v[k * PACK + j] = wide(p.at[j]);
-                square += v[k * PACK + j] * v[k * PACK + j];
-            }
-        }
-    }
-    float by = 1.f / sqrtf(warp_sum(square) / width + (float)eps);
-    if (lane == 0) inverse[row] = by;
-#pragma unroll
-    for (int k = 0; k < PACKS; k++) {
-        int64 at = (k * 32 + lane) * PACK;
-        if (at < width) {
-            Pack p, w = pack_at(weight, at);
-#pragma unroll
-            for (int j = 0; j < PACK; j++) p.at[j] = narrow<T>(v[k * PACK + j] * by * wide(w.at[j]));
-            pack_at(y, row * y_step + at) = p;
-        }
-    }
-}
-
-// d = (h - n mean(h n)) / √(mean x² + ε),  h = g w; plus so_far, if it is given.
-extern "C" __global__ void rms_norm_backward(const T* x, const T* g, const T* weight, const float* inverse, const T* so_far, T* d,
-                                             int64 rows, int64 width) {
-    FOR_MY_ROW(rows);
-    float by = inverse[row], n[PACKS * PACK], h[PACKS * PACK], sum = 0.f;
-#pragma unroll
-    for (int k = 0; k < PACKS; k++) {
-        int64 at = (k * 32 + lane) * PACK;
-        if (at < width) {
-            Pack p = pack_at(x, row * width + at), q = pack_at(g, row * width + at), w = pack_at(weight, at);
-#pragma unroll
-            for (int j = 0; j < PACK; j++) {
-                int i = k * PACK + j;
-                n[i] = wide(p.at[j]) * by;
-                h[i] = wide(q.at[j]) * wide(w.at[j]);
-                sum += n[i] * h[i];
-            }
-        }
-    }
-    float mean = warp_sum(sum) / width;
-#pragma unroll
-    for (int k = 0; k < PACKS; k++) {
-        int64 at = (k * 32 + lane) * PACK;
-        if (at < width) {
-            Pack p, q;
-            if (so_far) q = pack_at(so_far, row * width + at);
-#pragma unroll
-            for (int j = 0; j < PACK; j++) {
-                int i = k * PACK + j;
-                p.at[j] = narrow<T>(by * (h[i] - n[i] * mean) + (so_far ? wide(q.at[j]) : 0.f));
             }
             pack_at(d, row * width + at) = p;
         }

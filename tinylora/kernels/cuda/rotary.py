@@ -10,6 +10,8 @@ from tinylora import ops
 from tinylora.kernels.cuda.again import is_spare
 from tinylora.kernels.cuda.compile import NAMES, blocks, kernel
 
+HEADS = 4  # heads in a thread, as in rotary.cu
+
 
 @ops.rope.tune("cupy")
 def rope(xp, x, cos, sin):
@@ -34,7 +36,7 @@ def rope(xp, x, cos, sin):
         x = x if _fits(x) else x.copy(order="C")
         y = x if in_place else xp.empty((B, T, H, D), x.dtype).transpose(0, 2, 1, 3)
         steps = [s // a.itemsize for a in (x, y) for s in a.strides[:3]]
-        n = x.size // (2 * pack)
+        n = B * T * -(-H // HEADS) * (D // (2 * pack))
         arguments = x, cos, sin, y, n, H, T, D // 2, *steps, angles[0] // 4, angles[2] // 4, turn
         kernel("rotary", "rope", x.dtype)(*blocks(n), arguments)
         return y
