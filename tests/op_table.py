@@ -457,9 +457,9 @@ def _lora(d_in: int, d_out: int, r: int) -> Call:
     return Call((_x((4, 130, d_in)), _x((d_out, d_in)), _x(d_out), _x((d_in, r)), _x((r, d_out)), 8.0))
 
 
-def _loras(n: int, d_in: int, d_out: int, r: int, count: int) -> Call:
-    layers = [x for _ in range(count) for x in (_x((d_out, d_in)), _x(d_out), _x((d_in, r)), _x((r, d_out)))]
-    return Call((_x((4, n, d_in)), (2.0,) * count, *layers))
+def _loras(n: int, d_in: int, d_outs: tuple[int, ...], r: int) -> Call:
+    layers = [x for d_out in d_outs for x in (_x((d_out, d_in)), _x(d_out), _x((d_in, r)), _x((r, d_out)))]
+    return Call((_x((4, n, d_in)), tuple(2.0 - i for i in range(len(d_outs))), *layers))
 
 
 def _at(T: int, C: int, heads: int, p: float) -> Call:
@@ -504,7 +504,13 @@ LARGE: dict[str, list[Call]] = {
     ],
     "log_softmax": [Call((_x((300, 200)),), {"axis": -1})],
     "lora_linear": [_lora(65, 129, 4), _lora(64, 64, 8), _lora(48, 144, 16), _lora(144, 48, 16)],
-    "lora_linears": [_loras(130, 48, 64, 8, 3), _loras(9, 64, 64, 16, 3), _loras(130, 40, 32, 8, 2)],
+    "lora_linears": [
+        _loras(130, 48, (64, 64, 64), 8),
+        _loras(9, 64, (64, 64, 64), 16),
+        _loras(130, 40, (32, 32), 8),
+        _loras(130, 64, (72, 24, 24), 8),
+        _loras(3, 64, (200, 40), 8),
+    ],
     "matmul": [
         Call((_x((4, 130, 65)), _x((65, 129)))),
         Call((_x((130, 65)), _x((3, 65, 129)))),
@@ -529,5 +535,5 @@ LARGE: dict[str, list[Call]] = {
     "pow": [Call((_x((30, 20)), 2)), Call((_x((30, 20)), 3.0))],
     "softmax": [Call((_x((300, 200)),), {"axis": -1})],
     "sum": [Call((_x((30, 20)),))],
-    "swiglu": [Call((4 * _x((130, 257)), _x((130, 257))))],
+    "swiglu": [Call((4 * _x((3, 130, n)), _x((3, 130, n)))) for n in (257, 264)],
 }

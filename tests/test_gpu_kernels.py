@@ -1,5 +1,7 @@
 """Kernels on a GPU beyond the table of ops: products, attention, Adam and norms of many arrays."""
 
+import weakref
+
 import numpy as np
 import pytest
 from card import apart, cupy, needs_a_card, needs_cudnn, needs_nvmath
@@ -7,8 +9,9 @@ from card import apart, cupy, needs_a_card, needs_cudnn, needs_nvmath
 import tinylora
 from tinylora import optim
 from tinylora.backend import bfloat16
-from tinylora.kernels.cuda import blocks, many
+from tinylora.kernels.cuda import again, blocks, head, many
 from tinylora.kernels.cuda import gemm as products
+from tinylora.kernels.cuda.joined import joined
 
 pytestmark = needs_a_card
 
@@ -82,6 +85,75 @@ def test_blocks_of_attention_cover_every_query_once_and_memory_is_linear():
                 vjp(y)
         peaks.append(pool.total_bytes())
     assert peaks[1] < 2.5 * peaks[0] and peaks[1] < 4 * 8 * 4096**2  # scores of all heads would be so many bytes
+
+
+@needs_cudnn
+def test_cudnn_attention_with_grouped_heads_has_adjacent_gradients():
+    rng = np.random.default_rng(0)
+    q, g = (cupy.asarray(rng.standard_normal((2, 130, 6, 64))).astype(bfloat16).transpose(0, 2, 1, 3) for _ in range(2))
+    k, v = (cupy.asarray(rng.standard_normal((2, 130, 2, 64))).astype(bfloat16).transpose(0, 2, 1, 3) for _ in range(2))
+    y, vjps = tinylora.kernels.cuda.attention.attention(cupy, q, k, v)
+    found = [vjp(g) for vjp in vjps]
+    exact, vjps = tinylora.ops.attention.definition(cupy, *(x.astype("d") for x in (q, k, v)))
+    for a, b in zip([y, *found], [exact, *(vjp(g.astype("d")) for vjp in vjps)], strict=True):
+        assert a.dtype == q.dtype and apart(a, b) < 1e-2
+    flat = {i: d.transpose(0, 2, 1, 3).reshape(2, 130, -1) for i, d in enumerate(found)}
+    assert cupy.shares_memory(joined((2, 130), [6 * 64, 2 * 64, 2 * 64], flat), found[0])
+
+
+def test_a_gradient_of_rope_is_turned_in_place_only_if_nobody_else_reads_it():
+    rng = np.random.default_rng(0)
+    x, g = (cupy.asarray(rng.standard_normal((2, 3, 50, 64))).astype(bfloat16) for _ in range(2))
+    angle = cupy.asarray(rng.standard_normal((50, 32)), np.float32)
+    _, (d_x, *_) = tinylora.kernels.cuda.rotary.rope(cupy, x, cupy.cos(angle), cupy.sin(angle))
+    before = g.copy()
+    apart_from_g = d_x(g)
+    assert (g == before).all() and not cupy.shares_memory(apart_from_g, g)
+    in_place = d_x(again.spare(g))
+    assert in_place.data.ptr == g.data.ptr and (in_place == apart_from_g).all()
+    assert not again.is_spare(g)
+
+
+def test_what_is_cheap_is_computed_again_and_not_held():
+    x, w = cupy.ones((64, 64), np.float32), cupy.ones(64, np.float32)
+    y, _ = tinylora.kernels.cuda.rms.rms_norm(cupy, x, w, 1e-5)
+    compute, expected, alive = again.kept(y), y.get(), weakref.ref(y)
+    del y
+    assert alive() is None and (compute().get() == expected).all()
+    assert again.kept(x)() is x
+
+
+@pytest.mark.parametrize("dtype, near", [(np.float32, 1e-5), (bfloat16, 2e-2)])
+@pytest.mark.parametrize("n, C, classes", [(300, 40, 20001), (1500, 4096, 9000), (5, 8, 3)])
+def test_a_head_and_its_loss_over_several_tiles(dtype, near, n, C, classes):
+    """Rows of which some are ignored, one has a target that fits far better than the others, and one far worse."""
+    rng = np.random.default_rng(0)
+    x, W = (cupy.asarray(rng.standard_normal(s) / C**0.25).astype(dtype) for s in ((n, C), (classes, C)))
+    target = cupy.asarray(np.where(np.arange(n) % 5 == 3, -100, rng.integers(0, classes, n)))
+    x[0], x[1] = 4 * W[int(target[0])], -4 * W[int(target[1])]
+    loss, (d_x, d_weight, _) = head.linear_cross_entropy(cupy, x, W, target)
+    g = cupy.asarray(0.5, np.float32)
+    exact, vjps = tinylora.ops.linear_cross_entropy.definition(cupy, x.astype("d"), W.astype("d"), target)
+    assert abs(loss.item() - exact.item()) < near * exact.item()
+    for found, vjp in ((d_x(g), vjps[0]), (d_weight(g), vjps[1])):
+        assert found.dtype == dtype and apart(found, vjp(g.astype("d"))) < near
+    assert head.linear_cross_entropy(cupy, x, W, target, d_x_too=False)[0].item() == loss.item()
+    x[2] = np.nan
+    target[2] = 0
+    broken, (d_x, *_) = head.linear_cross_entropy(cupy, x, W, target)
+    assert (
+        np.isnan(broken.item()) and cupy.isnan(d_x(g)[2].astype("f")).all() and not cupy.isnan(d_x(g)[0].astype("f")).any()
+    )
+
+
+def test_the_loss_of_256_000_classes_takes_less_than_100_megabytes():
+    x = cupy.random.standard_normal((8192, 2304), dtype=np.float32).astype(bfloat16)
+    W = (cupy.random.standard_normal((256000, 2304), dtype=np.float32) * 0.02).astype(bfloat16)
+    target = cupy.random.randint(0, 256000, 8192)
+    pool = cupy.cuda.MemoryPool()
+    with cupy.cuda.using_allocator(pool.malloc):
+        loss, vjps = head.linear_cross_entropy(cupy, x, W, target)
+    assert len(vjps) == 3 and np.isfinite(loss.item()) and pool.total_bytes() < 100e6
 
 
 # ------------------------------------------------------------------------------------ many arrays at once

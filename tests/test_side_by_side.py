@@ -161,20 +161,31 @@ def test_outputs_of_one_op_train_as_outputs_of_their_own(used, seed):
 
 
 # ------------------------------------------------------------------------------- gradients side by side
-def test_gradients_that_lie_side_by_side_are_joined_without_a_copy():
-    whole = np.arange(48.0).reshape(2, 2, 3, 4)
-    parts = [whole[:, :, i] for i in range(3)]
-    assert np.shares_memory(joined(whole.shape, dict(enumerate(parts))), whole)
-    assert np.array_equal(joined(whole.shape, dict(reversed([*enumerate(parts)]))), whole)
-    for others in ([parts[0], None, parts[2]], parts[::-1], [part.copy() for part in parts], [parts[0], parts[0], parts[2]]):
-        found = joined(whole.shape, {i: part for i, part in enumerate(others) if part is not None})
+@pytest.mark.parametrize("widths", [(4, 4, 4), (6, 2, 2), (3, 1)])
+def test_gradients_that_lie_side_by_side_are_joined_without_a_copy(widths):
+    whole = np.arange(4.0 * sum(widths)).reshape(2, 2, sum(widths))
+    parts = np.split(whole, np.cumsum(widths)[:-1], axis=-1)
+    assert np.shares_memory(joined((2, 2), widths, dict(enumerate(parts))), whole)
+    assert np.array_equal(joined((2, 2), widths, dict(reversed([*enumerate(parts)]))), whole)
+    for others in ([None, *parts[1:]], [part.copy() for part in parts], [parts[0], *(0 * p for p in parts[1:])]):
+        found = joined((2, 2), widths, {i: part for i, part in enumerate(others) if part is not None})
         assert not np.shares_memory(found, whole)
-        assert all(np.array_equal(found[:, :, i], 0 * parts[0] if p is None else p) for i, p in enumerate(others))
+        expected = [0 * part if p is None else p for p, part in zip(others, parts, strict=True)]
+        assert np.array_equal(found, np.concatenate(expected, axis=-1))
+
+
+def test_gradients_of_one_width_in_another_order_are_copied_into_theirs():
+    whole = np.arange(48.0).reshape(2, 2, 12)
+    parts = np.split(whole, 3, axis=-1)
+    for others in (parts[::-1], [parts[0], parts[0], parts[2]]):
+        found = joined((2, 2), (4, 4, 4), dict(enumerate(others)))
+        assert not np.shares_memory(found, whole)
+        assert np.array_equal(found, np.concatenate(others, axis=-1))
 
 
 def test_neighbours_in_memory_of_other_owners_are_copied():
     """Rows of their own arrays may end where another begins: nobody would keep the second alive."""
     whole = np.arange(12.0)
     others = {n: np.frombuffer(memoryview(whole)[i : i + 4]) for n, i in enumerate((0, 4, 8))}
-    assert not np.shares_memory(joined((3, 4), others), whole)
-    assert np.array_equal(joined((3, 4), others), whole.reshape(3, 4))
+    assert not np.shares_memory(joined((), (4, 4, 4), others), whole)
+    assert np.array_equal(joined((), (4, 4, 4), others), whole)

@@ -78,3 +78,22 @@ class LlamaWork(Work):
         """Random tokens and those that follow them, (batch, length) each."""
         tokens = np.random.default_rng(0).integers(0, self.vocabulary, (self.batch, self.length + 1))
         return tokens[:, :-1], tokens[:, 1:]
+
+
+@dataclass(frozen=True)
+class Llama1BWork(LlamaWork):
+    """The same of a model of Llama-3.2-1B's shape."""
+
+    layers: int = 16
+    width: int = 2048
+    heads: int = 32
+    vocabulary: int = 128256
+    context: int = 2048
+
+    @property
+    def kv_heads(self) -> int:
+        return max(1, self.heads // 4)
+
+    @property
+    def hidden(self) -> int:
+        return 4 * self.width

@@ -5,13 +5,17 @@ The kernels are CUDA C++ in the .cu files. CuPy is imported when the first is ca
 
 from tinylora.kernels.cuda import rounded as rounded  # registered first so that specialised kernels take precedence
 from tinylora.kernels.cuda import blocks as blocks
+from tinylora.kernels.cuda import grouped as grouped  # before attention, which takes grouped heads where it can
 from tinylora.kernels.cuda import attention as attention
 from tinylora.kernels.cuda import elementwise as elementwise
-from tinylora.kernels.cuda import grouped as grouped
+from tinylora.kernels.cuda import gated as gated
+from tinylora.kernels.cuda import head as head
 from tinylora.kernels.cuda import last as last
 from tinylora.kernels.cuda import linear as linear
 from tinylora.kernels.cuda import lora as lora
 from tinylora.kernels.cuda import loss as loss
 from tinylora.kernels.cuda import many as many
 from tinylora.kernels.cuda import norm as norm
+from tinylora.kernels.cuda import rms as rms
+from tinylora.kernels.cuda import rotary as rotary
 from tinylora.kernels.cuda import sums as sums

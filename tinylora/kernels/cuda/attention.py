@@ -16,7 +16,8 @@ import numpy as np
 from tinylora import ops
 from tinylora.backend import bfloat16, float16, float32
 from tinylora.kernels.cpu.attention import by_input
-from tinylora.kernels.cuda.compile import blocks, extra, kernel, or_null, packs, ready
+from tinylora.kernels.cuda.again import spare
+from tinylora.kernels.cuda.compile import blocks, copy_rows, extra, kernel, or_null, packs, ready
 from tinylora.kernels.cuda.gemm import get_float32_matmul_precision
 
 Strides = tuple[int, ...]
@@ -26,55 +27,58 @@ Strides = tuple[int, ...]
 def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
     """Keeps q, k, v, y and one number per row. float32 is converted to float16 with precision "high".
 
-    Declines dropout, masks, fewer key heads than query heads, causal attention with fewer queries than keys, and more than
-    128 features or an odd number of them.
+    With as many queries as keys, the gradients are adjacent in memory, (B, T, H + 2 Hkv, D), as lora_linears reads them.
+    Declines dropout, masks, causal attention with fewer queries than keys, and more than 128 features or an odd number.
     """
     high = q.dtype == float32 and get_float32_matmul_precision() == "high"
-    if p or mask is not None or q.ndim != 4 or not q.size or not k.size or (q.dtype not in (bfloat16, float16) and not high):
+    if p or mask is not None or not q.ndim == k.ndim == 4 or not q.size or not k.size:
         return NotImplemented
-    (B, H, T, D), S = q.shape, k.shape[2]
-    fits = k.shape == v.shape == (B, H, S, D) and q.dtype == k.dtype == v.dtype and D % 8 == 0 and D <= 128
-    if not fits or (causal and S != T) or extra("cudnn") is None:
+    if q.dtype not in (bfloat16, float16) and not high:
+        return NotImplemented
+    (B, H, T, D), (_, Hkv, S, _) = q.shape, k.shape
+    fits = k.shape == v.shape == (B, Hkv, S, D) and not H % Hkv and q.dtype == k.dtype == v.dtype
+    if not fits or D % 8 or D > 128 or (causal and S != T) or extra("cudnn") is None:
         return NotImplemented
     qkv = _whole(xp, q, k, v)
     together = qkv is not None
     if high:
-        q, k, v = _three(_float16(xp, qkv)) if together else (_float16(xp, x) for x in (q, k, v))
+        q, k, v = _parts(_float16(xp, qkv), H) if together else (_float16(xp, x) for x in (q, k, v))
     else:
-        q, k, v = _readable(q), _readable(k), _readable(v)
+        q, k, v = (_alone(xp, _readable(x)) if qkv is None else _readable(x) for x in (q, k, v))
     y = _like(xp, q)
     row = xp.empty((B, H, T, 1), np.float32)
-    sizes = B, H, T, S, D, causal, q.dtype.char
+    sizes = B, H, Hkv, T, S, D, causal, q.dtype.char
     forward = _forward(xp.cuda.device.get_device_id(), *sizes, *map(_strides, (q, k, v, y)))
     forward.run(xp, q, k, v, y, row)
 
     def gradients(g):
         largest = _largest(xp, g) if high else None
         g = _float16(xp, g, largest) if high else _readable(g)
-        whole = xp.empty((B, T, 3, H, D), q.dtype) if together else None
-        found = _three(whole) if together else [_like(xp, x) for x in (q, k, v)]
+        whole = xp.empty((B, T, H + 2 * Hkv, D), q.dtype) if together or (T == S and not high) else None
+        found = [_like(xp, x) for x in (q, k, v)] if whole is None else _parts(whole, H)
         strides = map(_strides, (q, k, v, y, g, *found))
         _backward(xp.cuda.device.get_device_id(), *sizes, *strides).run(xp, q, k, v, y, g, row, *found)
         if not high:
-            return found
-        return _three(_float32(xp, whole, largest)) if together else [_float32(xp, x, largest) for x in found]
+            return [spare(d) for d in found]
+        return _parts(_float32(xp, whole, largest), H) if together else [_float32(xp, x, largest) for x in found]
 
     return _float32(xp, y) if high else y, by_input(gradients)
 
 
 def _whole(xp: Any, q: Any, k: Any, v: Any) -> Any:
-    """The array (B, T, 3, H, D) of which q, k and v are views, or None."""
+    """The array (B, T, 3 H, D) of which q, k and v are views, or None."""
     (B, H, T, D), item = q.shape, q.itemsize
     row, strides = H * D * item, (q.strides[0], D * item, 3 * H * D * item, item)
     alike = q.shape == k.shape and q.strides == k.strides == v.strides == strides
     if not alike or not k.data.ptr - q.data.ptr == v.data.ptr - k.data.ptr == row:
         return None
-    return xp.lib.stride_tricks.as_strided(q, (B, T, 3, H, D), (q.strides[0], 3 * row, row, D * item, item))
+    return xp.lib.stride_tricks.as_strided(q, (B, T, 3 * H, D), (q.strides[0], 3 * row, D * item, item))
 
 
-def _three(qkv: Any) -> list[Any]:
-    """The parts (B, H, T, D) of (B, T, 3, H, D)."""
-    return [_joined(qkv[:, :, i]) for i in range(3)]
+def _parts(qkv: Any, H: int) -> list[Any]:
+    """(B, T, H + 2 Hkv, D) as the views (B, H, T, D) and twice (B, Hkv, T, D)."""
+    Hkv = (qkv.shape[2] - H) // 2
+    return [_joined(qkv[:, :, start:stop]) for start, stop in ((0, H), (H, H + Hkv), (H + Hkv, H + 2 * Hkv))]
 
 
 def _joined(x: Any) -> Any:
@@ -110,6 +114,17 @@ def _readable(x: Any) -> Any:
     """x if each head's features are contiguous and 16-byte aligned, else a copy."""
     fine = x.strides[-1] == x.itemsize and all(s % 16 == 0 for s in x.strides[:-1]) and x.data.ptr % 16 == 0
     return x if fine else x.copy(order="C")
+
+
+def _alone(xp: Any, x: Any) -> Any:
+    """x, copied if keeping it would keep an array alive that is much larger, as of queries that were turned since."""
+    (B, H, T, D), joined = x.shape, _joined(x)
+    rows = joined.strides[2] == D * x.itemsize and joined.strides[0] == T * joined.strides[1]
+    if x.data.mem.size <= 2 * x.nbytes or not rows:
+        return x
+    y = xp.empty((B, T, H, D), x.dtype)
+    copy_rows(joined.reshape(B * T, H * D), y.reshape(B * T, H * D))
+    return _joined(y)
 
 
 def _like(xp: Any, x: Any) -> Any:
@@ -171,10 +186,12 @@ def _output(tensor: Any, sizes: tuple[int, ...], strides: Strides, dtype: Any = 
 
 
 @functools.cache
-def _forward(device: int, B: int, H: int, T: int, S: int, D: int, causal: bool, char: str, *strides: Strides) -> Plan:
+def _forward(device: int, B: int, H: int, Hkv: int, T: int, S: int, D: int, causal: bool, char: str,
+             *strides: Strides) -> Plan:  # fmt: skip
     graph, tensor, wide = _new_graph(device, char)
     of_q, of_k, of_v, of_y = strides
-    q, k, v = (tensor(n, (B, H, L, D), s) for n, L, s in (("q", T, of_q), ("k", S, of_k), ("v", S, of_v)))
+    q = tensor("q", (B, H, T, D), of_q)
+    k, v = tensor("k", (B, Hkv, S, D), of_k), tensor("v", (B, Hkv, S, D), of_v)
     y, row = graph.sdpa(name="sdpa", q=q, k=k, v=v, generate_stats=True, attn_scale=1 / math.sqrt(D), use_causal_mask=causal)
     _output(y, (B, H, T, D), of_y)
     _output(row, (B, H, T, 1), (H * T, T, 1, 1), wide)
@@ -182,14 +199,16 @@ def _forward(device: int, B: int, H: int, T: int, S: int, D: int, causal: bool, 
 
 
 @functools.cache
-def _backward(device: int, B: int, H: int, T: int, S: int, D: int, causal: bool, char: str, *strides: Strides) -> Plan:
+def _backward(device: int, B: int, H: int, Hkv: int, T: int, S: int, D: int, causal: bool, char: str,
+              *strides: Strides) -> Plan:  # fmt: skip
     graph, tensor, wide = _new_graph(device, char)
-    lengths = (T, S, S, T, T)
-    q, k, v, y, g = (tensor(n, (B, H, L, D), s) for n, L, s in zip("qkvyg", lengths, strides[:5], strict=True))
+    queries, keys = (B, H, T, D), (B, Hkv, S, D)
+    shapes = queries, keys, keys, queries, queries
+    q, k, v, y, g = (tensor(n, shape, s) for n, shape, s in zip("qkvyg", shapes, strides[:5], strict=True))
     row = tensor("row", (B, H, T, 1), (H * T, T, 1, 1), wide)
     found = graph.sdpa_backward(
         name="sdpa_backward", q=q, k=k, v=v, o=y, dO=g, stats=row, attn_scale=1 / math.sqrt(D), use_causal_mask=causal
     )
-    for d, L, s in zip(found, lengths, strides[5:], strict=False):
-        _output(d, (B, H, L, D), s)
+    for d, shape, s in zip(found, shapes, strides[5:], strict=False):
+        _output(d, shape, s)
     return Plan(graph, [q, k, v, y, g, row, *found], _handle(device))

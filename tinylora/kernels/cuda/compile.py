@@ -58,6 +58,20 @@ def ready(xp: ModuleType, x: Any) -> Any:
     return x if x.flags.c_contiguous and x.data.ptr % 16 == 0 else x.copy(order="C")
 
 
+def spaced(x: Any) -> tuple[Any, int]:
+    """x (.., n) as evenly spaced, 16-byte aligned rows (N, n), copied if it must be, and their step in elements."""
+    x = x.reshape(x.size // x.shape[-1], x.shape[-1])
+    if x.strides[1] != x.itemsize or x.strides[0] % 16 or x.strides[0] <= 0 or x.data.ptr % 16:
+        x = x.copy(order="C")
+    return x, x.strides[0] // x.itemsize
+
+
+def copy_rows(x: Any, y: Any) -> None:
+    """Copy x (N, n) into y (N, n), views of evenly spaced rows of whole 16-byte packs."""
+    steps = x.strides[0] // x.itemsize, y.strides[0] // y.itemsize
+    kernel("elementwise", "copy_rows", x.dtype)(*blocks(packs(x)), (x, y, x.size, x.shape[1], *steps))
+
+
 def blocks(threads: int, size: int = THREADS) -> tuple[tuple[int], tuple[int]]:
     """Grid and block for this number of threads."""
     return (-(-threads // size),), (size,)

@@ -1,4 +1,4 @@
-// Elementwise kernels (GELU, dropout, addition, float32 to float16 and back), and selection of rows.
+// Elementwise kernels (GELU, gated SiLU, dropout, addition, float32 to float16 and back), and selection of rows.
 
 const int UNROLL = 2;  // packs a thread, all of them read before the first is used
 
@@ -40,6 +40,39 @@ extern "C" __global__ void gelu_backward(const T* x, const T* g, T* d, int64 n) 
         float s = gate(x);
         return g * (s + s * (1.f - s) * x * (C1 + 3.f * C3 * x * x));
     });
+}
+
+// y = u s v, s = sigmoid u, with u = gate and v = up. Rows of `width` numbers: those of gate and up are a step apart.
+extern "C" __global__ void swiglu(const T* gate, const T* up, T* y, int64 n, int64 width, int64 gate_step, int64 up_step) {
+    int64 i = ((int64)blockIdx.x * blockDim.x + threadIdx.x) * PACK;
+    if (i >= n) return;
+    int64 row = i / width, at = i - row * width;
+    Pack u = pack_at(gate, row * gate_step + at), v = pack_at(up, row * up_step + at);
+#pragma unroll
+    for (int j = 0; j < PACK; j++) {
+        float x = wide(u.at[j]);
+        u.at[j] = narrow<T>(x * __fdividef(1.f, 1.f + __expf(-x)) * wide(v.at[j]));
+    }
+    pack_at(y, i) = u;
+}
+
+// d of a row: g v s (1 + u (1 - s)), then g u s; and y again, if it is given.
+extern "C" __global__ void swiglu_backward(const T* gate, const T* up, const T* g, T* y, T* d, int64 n, int64 width,
+                                           int64 gate_step, int64 up_step, int64 g_step) {
+    int64 i = ((int64)blockIdx.x * blockDim.x + threadIdx.x) * PACK;
+    if (i >= n) return;
+    int64 row = i / width, at = i - row * width;
+    Pack u = pack_at(gate, row * gate_step + at), v = pack_at(up, row * up_step + at), q = pack_at(g, row * g_step + at), p;
+#pragma unroll
+    for (int j = 0; j < PACK; j++) {
+        float x = wide(u.at[j]), s = __fdividef(1.f, 1.f + __expf(-x)), mine = wide(q.at[j]);
+        p.at[j] = narrow<T>(x * s * wide(v.at[j]));
+        u.at[j] = narrow<T>(mine * wide(v.at[j]) * s * (1.f + x * (1.f - s)));
+        v.at[j] = narrow<T>(mine * x * s);
+    }
+    if (y) pack_at(y, i) = p;
+    pack_at(d, 2 * row * width + at) = u;
+    pack_at(d, 2 * row * width + width + at) = v;
 }
 
 extern "C" __global__ void add(const T* a, const T* b, T* y, int64 n) {
@@ -97,6 +130,14 @@ extern "C" __global__ void to_float(const T* x, float* y, int64 n, const unsigne
 }
 
 // ------------------------------------------------------------------------------------------------------ rows of a table
+// y = x, rows of `width` numbers that are a step apart in each
+extern "C" __global__ void copy_rows(const T* x, T* y, int64 n, int64 width, int64 x_step, int64 y_step) {
+    int64 i = ((int64)blockIdx.x * blockDim.x + threadIdx.x) * PACK;
+    if (i >= n) return;
+    int64 row = i / width, at = i - row * width;
+    pack_at(y, row * y_step + at) = pack_at(x, row * x_step + at);
+}
+
 // y[row] = weight[ids[row]], of `width` numbers; NaN for an id outside the vocabulary.
 extern "C" __global__ void gather_rows(const T* weight, const int64* ids, T* y, int64 n, int64 width, int64 vocabulary) {
     int64 i = ((int64)blockIdx.x * blockDim.x + threadIdx.x) * PACK;

@@ -11,35 +11,54 @@ extern "C" __global__ void factors(const float* A, const float* B, const T* bias
     for (int64 k = i; k < 8 * rows; k += step) x_A[k / 8 * (r + 8) + r + k % 8] = narrow<T>(k % 8 ? 0.f : 1.f);
 }
 
-// For one layer with many outputs, or up to three side by side: x' = [x, ., 1, 0], where x A will fill the gap, and of each
-// layer W' = [W, s Bᵀ in columns of its own, bias, 0], so that all y = x' W'ᵀ. A is theirs, side by side, as T.
+// For one layer with many outputs, or up to three side by side, of outs[i] outputs each. With x' = [x, x A, 1, 0] and, of each
+// layer, W' = [W, s Bᵀ in columns of its own, bias, 0], all y = x' W'ᵀ. A is theirs, side by side, as T, and wide_B those columns.
 
 #define EACH(type, name) type name##0, type name##1, type name##2
 #define OF(i, name) ((i) == 0 ? name##0 : (i) == 1 ? name##1 : name##2)
 
-extern "C" __global__ void widen(const T* x, EACH(const T*, W), EACH(const T*, bias), EACH(const float*, A),
-                                 EACH(const float*, B), double scale, int64 n, int64 d_in, int64 d_out, int64 r, int64 layers,
-                                 T* wide_x, T* wide_W, T* small_A) {
-    unsigned all_r = layers * r, width = d_in + all_r + 8, row = blockIdx.x;
-    unsigned layer = row < n ? 0 : (row - n) / d_out, o = row < n ? 0 : (row - n) % d_out;
-    const T *from = row < n ? x + row * d_in : OF(layer, W) + o * d_in, *b = OF(layer, bias);
-    T* to = row < n ? wide_x + (int64)row * width : wide_W + (int64)(row - n) * width;
-    for (unsigned at = threadIdx.x * PACK; at < width; at += blockDim.x * PACK) {
-        Pack p;
-        if (at < d_in) p = pack_at(from, at);
-        else
-            for (int j = 0; j < PACK; j++) {
-                unsigned c = at + j - d_in;
-                float value = 0.f;
-                if (c == all_r) value = row < n ? 1.f : b ? wide(b[o]) : 0.f;
-                else if (c < all_r && row >= n && c / r == layer) value = (float)scale * OF(layer, B)[c % r * d_out + o];
-                p.at[j] = narrow<T>(value);
-            }
-        pack_at(to, at) = p;
-    }
+extern "C" __global__ void widen(EACH(const T*, W), EACH(const T*, bias), EACH(const float*, A), EACH(const float*, B),
+                                 EACH(double, scale), EACH(int64, outs), int64 packs, int64 w_step, int64 d_in, int64 r, int64 layers,
+                                 T* wide_W, T* wide_B, T* small_A) {
     unsigned i = blockIdx.x * blockDim.x + threadIdx.x, step = gridDim.x * blockDim.x;
-    for (unsigned k = i; k < d_in * all_r; k += step) {
-        unsigned c = k % all_r;
-        small_A[k] = narrow<T>(OF(c / r, A)[k / all_r * r + c % r]);
+    unsigned all_r = layers * r, width = d_in + all_r + 8, across = width / PACK;
+    if (i < packs) {
+        unsigned row = i / across, at = (i - row * across) * PACK, o = row;
+        unsigned layer = row < outs0 ? 0 : row < outs0 + outs1 ? 1 : 2;
+        if (layer > 0) o -= outs0;
+        if (layer > 1) o -= outs1;
+        Pack p;
+        if (at < d_in) p = pack_at(OF(layer, W), (int64)o * d_in + at);
+        else {
+            unsigned c = at - d_in, first = layer * r;
+            const T* b = OF(layer, bias);
+            const float* from = OF(layer, B) + o;
+            int64 down = OF(layer, outs);
+            float scale = OF(layer, scale);
+            bool mine = c >= first && c < first + r;  // r fills packs, so a pack is of one layer
+            for (int j = 0; j < PACK; j++)
+                p.at[j] = narrow<T>(mine ? scale * from[(c - first + j) * down] : c + j == all_r && b ? wide(b[o]) : 0.f);
+            if (c < all_r) pack_at(wide_B, (int64)row * all_r + c) = p;
+        }
+        pack_at(wide_W, row * w_step + at) = p;
     }
+    for (unsigned k = i; k < d_in * all_r; k += step) {
+        unsigned c = k % all_r, layer = c / r;
+        small_A[k] = narrow<T>(OF(layer, A)[k / all_r * r + c - layer * r]);
+    }
+}
+
+extern "C" __global__ void widen_rows(const T* x, const T* low, T* wide_x, int64 packs, int64 x_step, int64 d_in,
+                                      int64 all_r) {
+    int64 i = (int64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= packs) return;
+    unsigned width = d_in + all_r + 8, across = width / PACK;
+    int64 row = i / across;
+    unsigned at = (i - row * across) * PACK;
+    Pack p;
+    if (at < d_in) p = pack_at(x, row * d_in + at);
+    else if (at < d_in + all_r) p = pack_at(low, row * all_r + at - d_in);
+    else
+        for (int j = 0; j < PACK; j++) p.at[j] = narrow<T>(at == d_in + all_r && j == 0 ? 1.f : 0.f);
+    pack_at(wide_x, row * x_step + at) = p;
 }

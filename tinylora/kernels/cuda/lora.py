@@ -16,7 +16,8 @@ import numpy as np
 
 from tinylora import ops
 from tinylora.backend import float32
-from tinylora.kernels.cuda.compile import kernel, or_null, ready
+from tinylora.kernels.cuda.again import Kept, kept
+from tinylora.kernels.cuda.compile import blocks, kernel, or_null, packs, ready
 from tinylora.kernels.cuda.gemm import product
 from tinylora.kernels.cuda.joined import joined
 from tinylora.kernels.cuda.linear import handles
@@ -24,17 +25,19 @@ from tinylora.kernels.cuda.sums import adds_inside
 from tinylora.op import once
 from tinylora.ops.nn import rows
 
+Shape = tuple[int, ...]
+
 MOST = 3  # layers at once, as in lora.cu
 
 
 class Factors(NamedTuple):
     """Operands of the products of k layers of rank r, in x's dtype; k is mostly 1."""
 
-    x: Any  # (n, in)
+    x: Kept  # (.., in), held or computed again
     low: Any  # (n, k r): x A
     A: Any  # (in, k r)
-    B: Any  # (k out, k r): block diagonal, s Bᵀ of each layer
-    W: Any  # (k out, in)
+    B: Any  # (Σ out, k r): block diagonal, s Bᵀ of each layer
+    Ws: list[Any]  # k × (out, in)
 
 
 @ops.lora_linear.tune("cupy")
@@ -46,76 +49,76 @@ def lora_linear(xp, x, weight, bias, A, B, scale):
         return NotImplemented if x.dtype == A.dtype else _plain_lora_linear(xp, x, weight, bias, A, B, scale)
     (d_out, d_in), layer = weight.shape, (weight, bias, A, B)
     forward = _wide if d_out >= 2 * d_in and _whole_packs(x, d_in, len(B)) else _narrow
-    y, f = forward(xp, rows(x), scale, layer)
-    (d_x, d_A, d_B), x_rows = _gradients(xp, x.shape, scale, f), f.x
+    y, f = forward(xp, x, [scale], layer)
+    (d_x, d_A, of_B), again = _gradients(xp, x.shape, [scale], [d_out], f), f.x
 
     def d_weight(g):
-        return product(xp, rows(g).T, x_rows)
+        return product(xp, rows(g).T, rows(again.compute()))
 
     def d_bias(g):
         return g
+
+    def d_B(g):
+        return of_B(g, 0)
 
     return y.reshape(*x.shape[:-1], d_out), (d_x, d_weight, d_bias, d_A, d_B, None)
 
 
 @ops.lora_linears.tune("cupy")
 def lora_linears(xp, x, scales, *layers):
-    """Computes all layers as one layer of their total width. Outputs are views of (.., k, out).
+    """Computes all layers as one layer of their total width. Outputs are views of (.., Σ out).
 
     Each x A is multiplied by zeros for the other layers, so a NaN in one is a NaN in all.
     """
     each = [layers[i : i + 4] for i in range(0, len(layers), 4)]
-    if len(set(scales)) > 1 or not fit(x, each):
+    if not fit(x, each):
         return NotImplemented
-    (d_out, d_in), r, k = each[0][0].shape, len(each[0][3]), len(each)
-    y, f = _wide(xp, rows(x), scales[0], *each)
-    y = y.reshape(*x.shape[:-1], k, d_out)
-    (of_all_x, of_all_A, of_all_B), x_rows = _gradients(xp, x.shape, scales[0], f), f.x
-    side_by_side = once(functools.partial(joined, y.shape))  # (.., k, out) from the gradients of the outputs
+    (d_in, r), k, lead = each[0][2].shape, len(each), x.shape[:-1]
+    y, f = _wide(xp, x, scales, *each)
+    y, again = y.reshape(*lead, y.shape[-1]), f.x
+    widths = [len(W) for W in f.Ws]
+    starts = [sum(widths[:i]) for i in range(k)]
+    of_all_x, of_all_A, of_B = _gradients(xp, x.shape, scales, widths, f)
+    side_by_side = once(functools.partial(joined, lead, widths))  # (.., Σ out) from the gradients of the outputs
 
     @adds_inside
     def d_x(g, so_far=None):
         return of_all_x(side_by_side(g), so_far)
 
-    def by_layer(d):
+    @once
+    def d_As(g):
         """(in, k r) -> (k, in, r)"""
-        return xp.ascontiguousarray(d.reshape(d_in, k, r).transpose(1, 0, 2))
+        return xp.ascontiguousarray(of_all_A(side_by_side(g)).reshape(d_in, k, r).transpose(1, 0, 2))
 
-    def own(d):
-        """(k r, k out) -> (k, r, out), the diagonal blocks."""
-        blocks = xp.lib.stride_tricks.as_strided(d, (k, r, d_out), ((r * k + 1) * d_out * 4, k * d_out * 4, 4))
-        return xp.ascontiguousarray(blocks)
-
-    d_As = once(lambda g: by_layer(of_all_A(side_by_side(g))))
-    d_Bs = once(lambda g: own(of_all_B(side_by_side(g))))
+    def own(y, i):
+        return y[..., starts[i] : starts[i] + widths[i]]
 
     def of_layer(i):
         def d_weight(g):
-            return product(xp, rows(side_by_side(g)[..., i, :]).T, x_rows)
+            return product(xp, rows(own(side_by_side(g), i)).T, rows(again.compute()))
 
         def d_bias(g):
-            return side_by_side(g)[..., i, :]
+            return own(side_by_side(g), i)
 
         def d_A(g):
             return d_As(g)[i]
 
         def d_B(g):
-            return d_Bs(g)[i]
+            return of_B(side_by_side(g), i)
 
         return d_weight, d_bias, d_A, d_B
 
-    outputs = tuple(y[..., i, :] for i in range(k))
-    return outputs, (d_x, None, *(vjp for i in range(k) for vjp in of_layer(i)))
+    return tuple(own(y, i) for i in range(k)), (d_x, None, *(vjp for i in range(k) for vjp in of_layer(i)))
 
 
 def fit(x: Any, layers: Sequence[tuple[Any, ...]]) -> bool:
-    """Whether these layers W, b, A, B of x can run at once: they must have the same shapes and dtypes."""
-    (d_out, d_in), bias, r = layers[0][0].shape, layers[0][1], layers[0][2].shape[-1]
-    if not 1 < len(layers) <= MOST or not (d_out and d_in and r) or x.shape[-1:] != (d_in,):
+    """Whether these layers W, b, A, B of x can run at once: they must have the same inputs, rank and dtypes."""
+    d_in, r = layers[0][0].shape[1], layers[0][2].shape[-1]
+    if not 1 < len(layers) <= MOST or not (d_in and r) or x.shape[-1:] != (d_in,):
         return False
     alike = all(
-        W.shape == (d_out, d_in) and A.shape == (d_in, r) and B.shape == (r, d_out) and A.dtype == B.dtype == float32
-        and (b is None) == (bias is None) and (b is None or b.shape == (d_out,)) and handles(x, W, b)
+        len(W) and W.shape[1:] == (d_in,) and A.shape == (d_in, r) and B.shape == (r, len(W))
+        and A.dtype == B.dtype == float32 and (b is None or b.shape == W.shape[:1]) and handles(x, W, b)
         for W, b, A, B in layers
     )  # fmt: skip
     return alike and _whole_packs(x, d_in, r)
@@ -126,59 +129,85 @@ def _whole_packs(x: Any, d_in: int, r: int) -> bool:
     return d_in * x.itemsize % 16 == r * x.itemsize % 16 == 0 and x.size + d_in * r < 2**31 and x.size // d_in < 2**24
 
 
-def _gradients(xp: Any, shape: tuple[int, ...], scale: float, f: Factors) -> tuple[Callable[..., Any], ...]:
-    """vjps: d_x, and d_A (in, k r) and d_B (k r, k out) of all layers together. Each holds only the arrays it needs."""
-    x, low, A, B, W = f
-    n, outputs = len(x), len(W)
-    flat = once(lambda g: g.reshape(n, outputs))  # (n, k out)
-    g_B = once(lambda g: product(xp, flat(g), B))  # (n, k r)
+def _gradients(xp: Any, shape: Shape, scales: Sequence[float], widths: Sequence[int], f: Factors) -> tuple[Any, ...]:
+    """vjps: d_x, d_A (in, k r) of all layers together, and d_B(g, i) of layer i. Each holds only the arrays it needs."""
+    again, low, A, B, Ws = f
+    n, outputs, r = len(low), sum(widths), A.shape[1] // len(Ws)
+    starts = [sum(widths[:i]) for i in range(len(widths))]
+    columns = [slice(start, start + width) for start, width in zip(starts, widths, strict=True)]
+    flat = once(lambda g: g.reshape(n, outputs))
+    latest: list[Any] = [None, None, None]  # g, dL/dx which is x's whole gradient if x is used once, and g B
+    g_B = once(lambda g: latest[2] if latest[0] is g else product(xp, flat(g), B))  # (n, k r)
 
     @adds_inside
     def d_x(g, so_far=None):
-        so_far = None if so_far is None else rows(so_far)
-        if n >= outputs:  # W + ΔW is (out, in), and one more pass over dL/dx (n, in)
-            changed = product(xp, B, A.T, plus=W)
-            return product(xp, flat(g), changed, plus=so_far).reshape(shape)
-        d = product(xp, g_B(g), A.T, plus=so_far)
-        return product(xp, flat(g), W, out=d, plus=d).reshape(shape)
+        d = None if so_far is None else rows(so_far)
+        if len(Ws) * n >= outputs:  # W + ΔW is (Σ out, in), and one more pass over dL/dx (n, in) a layer
+            width = len(A)
+            more = B.shape[1] if d is None and again.cheap and not width * A.itemsize % 16 else 0
+            changed = _apart(xp, outputs, width + more, A.dtype)  # [W + ΔW, s Bᵀ]: g is read once for dL/dx and g B
+            changed[:, width:] = B[:, :more]
+            for i, (W, own) in enumerate(zip(Ws, columns, strict=True)):
+                low_rank = slice(i * r, (i + 1) * r)
+                product(xp, B[own, low_rank], A[:, low_rank].T, out=changed[own, :width], plus=W)
+            d = product(xp, flat(g), changed, out=_apart(xp, n, width + more, A.dtype) if more else None, plus=d)
+            if more:
+                latest[0], latest[2], d = g, d[:, width:], d[:, :width]
+        else:
+            d = product(xp, g_B(g), A.T, plus=d)
+            for W, own in zip(Ws, columns, strict=True):
+                product(xp, flat(g)[:, own], W, out=d, plus=d)
+        latest[1] = d.reshape(shape)
+        return latest[1]
 
     def d_A(g):
-        return product(xp, x.T, g_B(g), dtype=np.float32)
+        found = product(xp, rows(again.compute(latest[1])).T, g_B(g), dtype=np.float32)
+        latest[:] = None, None, None
+        return found
 
-    def d_B(g):
-        return product(xp, low.T, flat(g), alpha=scale, dtype=np.float32)
+    def d_B(g, i):
+        return product(xp, low[:, i * r : (i + 1) * r].T, flat(g)[:, columns[i]], alpha=scales[i], dtype=np.float32)
 
     return d_x, d_A, d_B
 
 
-def _narrow(xp: Any, x: Any, scale: float, layer: tuple[Any, ...]) -> tuple[Any, Factors]:
+def _apart(xp: Any, n: int, width: int, dtype: Any) -> Any:
+    """(n, width), uninitialised, with rows that start at multiples of 128 bytes: cuBLAS reads and writes these faster."""
+    line = 128 // np.dtype(dtype).itemsize
+    return xp.empty((n, -(-width // line) * line), dtype)[:, :width]
+
+
+def _narrow(xp: Any, x: Any, scales: Sequence[float], layer: tuple[Any, ...]) -> tuple[Any, Factors]:
     """y = [x A, 1, 0] [s B; bias; 0] + x Wᵀ: the bias is one more row of B."""
+    again, x = kept(x), rows(x)
     weight, bias, A, B = _ready(xp, layer)
     n, (d_out, d_in), r = len(x), weight.shape, len(B)
     small_A = A if A.dtype == x.dtype else xp.empty(A.shape, x.dtype)
     small_B, x_A = xp.empty((r + 8, d_out), x.dtype), xp.empty((n, r + 8), x.dtype)
     grid = min(256, math.ceil(max(d_in * r, (r + 8) * d_out, 8 * n) / 512))
-    arguments: tuple[Any, ...] = A, B, or_null(bias), float(scale), d_in, d_out, r, n
+    arguments: tuple[Any, ...] = A, B, or_null(bias), float(scales[0]), d_in, d_out, r, n
     arguments += or_null(None if small_A is A else small_A), small_B, x_A
     kernel("lora", "factors", x.dtype)((grid,), (512,), arguments)
     product(xp, x, small_A, out=x_A[:, :r])
     y = product(xp, x_A, small_B)
     y = product(xp, x, weight.T, out=y, plus=y)
-    return y, Factors(x, x_A[:, :r], small_A, small_B[:r].T, weight)
+    return y, Factors(again, x_A[:, :r], small_A, small_B[:r].T, [weight])
 
 
-def _wide(xp: Any, x: Any, scale: float, *layers: tuple[Any, ...]) -> tuple[Any, Factors]:
+def _wide(xp: Any, x: Any, scales: Sequence[float], *layers: tuple[Any, ...]) -> tuple[Any, Factors]:
     """y = [x, x A, 1, 0] [W, s Bᵀ, bias, 0]ᵀ: if y is much wider than x, copying x costs less than writing y twice."""
-    n, (d_out, d_in), r, k = len(x), layers[0][0].shape, len(layers[0][3]), len(layers)
-    width = d_in + k * r + 8
-    wide_x, wide_W, A = (xp.empty(shape, x.dtype) for shape in ((n, width), (k * d_out, width), (d_in, k * r)))
-    by_kind = zip(*(_ready(xp, layer) for layer in layers), strict=True)  # all W, all b, all A, all B
-    pointers = [or_null(p) for parts in by_kind for p in [*parts, None, None][:MOST]]
-    arguments = ready(xp, x), *pointers, float(scale), n, d_in, d_out, r, k, wide_x, wide_W, A
-    kernel("lora", "widen", x.dtype)((n + k * d_out,), (128,), arguments)
-    x, x_A, B = wide_x[:, :d_in], wide_x[:, d_in : d_in + k * r], wide_W[:, d_in : d_in + k * r]
-    product(xp, x, A, out=x_A)
-    return product(xp, wide_x, wide_W.T), Factors(x, x_A, A, B, wide_W[:, :d_in])
+    again, x = kept(x), ready(xp, rows(x))
+    Ws, biases, As, Bs = ([layer[i] for layer in (_ready(xp, layer) for layer in layers)] for i in range(4))
+    n, d_in, r, k, outputs = len(x), len(As[0]), len(Bs[0]), len(layers), sum(map(len, Ws))
+    wide_x, wide_W = (_apart(xp, rows_, d_in + k * r + 8, x.dtype) for rows_ in (n, outputs))
+    wide_B, A = xp.empty((outputs, k * r), x.dtype), xp.empty((d_in, k * r), x.dtype)
+    step = wide_x.strides[0] // x.itemsize
+    pointers = [or_null(p) for parts in (Ws, biases, As, Bs) for p in [*parts, None, None][:MOST]]
+    numbers = *[*map(float, scales), 0.0, 0.0][:MOST], *[*map(len, Ws), 0, 0][:MOST], packs(wide_W), step, d_in, r, k
+    kernel("lora", "widen", x.dtype)(*blocks(packs(wide_W)), (*pointers, *numbers, wide_W, wide_B, A))
+    low = product(xp, x, A)
+    kernel("lora", "widen_rows", x.dtype)(*blocks(packs(wide_x)), (x, low, wide_x, packs(wide_x), step, d_in, k * r))
+    return product(xp, wide_x, wide_W.T), Factors(again, low, A, wide_B, Ws)
 
 
 def _ready(xp: Any, layer: tuple[Any, ...]) -> list[Any]:

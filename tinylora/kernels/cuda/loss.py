@@ -1,4 +1,4 @@
-"""Cross-entropy on a GPU, also with the head: two launches forward, one backward, no log-probabilities kept."""
+"""Cross-entropy on a GPU: two launches forward, one backward, no log-probabilities kept."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import numpy as np
 
 from tinylora import ops
 from tinylora.kernels.cuda.compile import THREADS, kernel, ready
-from tinylora.op import once
 
 
 @ops.cross_entropy.tune("cupy")
@@ -32,21 +31,3 @@ def cross_entropy(xp, logits, target, weight=None, ignore_index=-100, reduction=
         return d
 
     return y, (d_logits, None, None)
-
-
-@ops.linear_cross_entropy.tune("cupy")
-def linear_cross_entropy(xp, x, weight, target, ignore_index=-100, d_x_too=True):
-    """The tuned linear, then the tuned loss, in float32 for bfloat16 and float16. Keeps the logits."""
-    logits, (through_x, through_weight, _) = ops.linear(x, weight, None)
-    dtype = logits.dtype
-    wide = logits.astype(np.float32) if dtype.itemsize < 4 else logits
-    loss, (through_logits, *_) = ops.cross_entropy(wide, target, ignore_index=ignore_index)
-    d_logits = once(lambda g: through_logits(g).astype(dtype, copy=False))
-
-    def d_x(g):
-        return through_x(d_logits(g))
-
-    def d_weight(g):
-        return through_weight(d_logits(g))
-
-    return loss, (d_x if d_x_too else None, d_weight, None)
