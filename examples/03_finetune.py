@@ -52,7 +52,7 @@ def main() -> None:
     model = load_model("nano")
     if args.variant == "random":
         randomise(model)
-    task = Classify.for_examples(parts, BYTES, model.cfg.context_length)
+    task = Classify(BYTES, model.cfg.context_length, **Classify.found_in(parts))
     task.head(model, bias=True)
     if args.variant in ("lora", "random"):
         apply_lora(model, LoRAConfig(rank=16, alpha=16, scaling="alpha/r", train=("out_head",)))

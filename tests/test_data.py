@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tinylora.tasks import Classify
 from tinylora.tasks.batching import arrange, batches, pad
 from tinylora.tasks.columns import ColumnError
+from tinylora.tasks.examples import IGNORE
 from tinylora.tasks.messages import Message, class_names, read_messages, split, unique
-from tinylora.tasks.task import IGNORE
 from tinylora.text.tokenizer import BYTES, END
 
 DATA = Path(os.environ.get("TINYLORA_DATA", Path(__file__).parents[1] / ".." / "shared" / "data"))
@@ -256,15 +256,15 @@ def test_every_example_comes_exactly_once(texts, size, accumulate, seed):
     for step in steps:
         for part in step:
             batch = pad(examples, part, END)
-            assert batch.ids.shape == batch.targets.shape == (len(part), max(lengths[i] for i in part))
-            for row, targets, i in zip(batch.ids, batch.targets, part, strict=True):
+            assert batch.rows.ids.shape == batch.rows.targets.shape == (len(part), max(lengths[i] for i in part))
+            for row, targets, i in zip(batch.rows.ids, batch.rows.targets, part, strict=True):
                 assert row[: lengths[i]].tolist() == examples[i].ids.tolist() and (row[lengths[i] :] == END).all()
                 assert np.flatnonzero(targets != IGNORE).tolist() == [lengths[i] - 1] and targets[lengths[i] - 1] == i % 2
 
 
 @given(words)
 def test_without_a_generator_batches_go_from_short_to_long(texts):
-    lengths = [batch.ids.shape[1] for batch in batches(encoded(texts), 4, END)]
+    lengths = [batch.rows.ids.shape[1] for batch in batches(encoded(texts), 4, END)]
     assert lengths == sorted(lengths)
 
 

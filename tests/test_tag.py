@@ -12,7 +12,7 @@ from tinylora.models.gpt import GPTModel
 from tinylora.tasks import Tag
 from tinylora.tasks.conll import Sentence, read_sentences
 from tinylora.tasks.entities import EntityScore, Span, bio, misfit, spans
-from tinylora.tasks.task import IGNORE, Examples, Splits
+from tinylora.tasks.examples import IGNORE, Examples, Splits
 from tinylora.text.tokenizer import BYTES
 from tinylora.training.loop import TrainConfig, Trainer
 
@@ -189,7 +189,7 @@ def test_a_tiny_model_learns_tags_and_predicts_those_that_follow_the_scheme():
     parts = Splits(examples, examples[:16], examples[:16])
     cfg = {"vocab_size": 257, "context_length": 64, "emb_dim": 32, "n_heads": 2, "n_layers": 1, "drop_rate": 0.0}
     model = GPTModel({**cfg, "qkv_bias": True})
-    task = Tag.for_examples(parts, BYTES, 64, twice=False)
+    task = Tag(BYTES, 64, **Tag.found_in(parts), twice=False)
     assert task.labels == ("O", "B-person", "I-person")
     task.head(model, bias=True)
     before = task.evaluate(model, parts.test)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import tinylora
 from tinylora.tasks import Text
+from tinylora.tasks.examples import Examples
 from tinylora.tasks.guess import guess_task
-from tinylora.tasks.task import Examples
 from tinylora.text.perplexity import perplexity
 from tinylora.text.tokenizer import BYTES, END
 

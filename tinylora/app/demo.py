@@ -20,7 +20,8 @@ from tinylora.runs.finetune import finetune
 from tinylora.runs.run import Run
 from tinylora.runs.run_folder import ADAPTER, RUN_FILES
 from tinylora.tasks import Classify
-from tinylora.tasks.task import Score, Splits, Task
+from tinylora.tasks.examples import Splits
+from tinylora.tasks.task import Score, Task
 
 MESSAGES = NANO.parent / "messages.tsv"
 OUT = Path("runs/demo")

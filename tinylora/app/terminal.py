@@ -13,7 +13,8 @@ from rich.tree import Tree
 from tinylora import nn
 from tinylora.adapters.report import Change
 from tinylora.models.decoder import Decoder
-from tinylora.tasks.task import Score, Splits, Task
+from tinylora.tasks.examples import Splits
+from tinylora.tasks.task import Score, Task
 from tinylora.training.report import Reporter, Step
 
 T = TypeVar("T")

@@ -14,8 +14,9 @@ from tinylora.runs.recipe import Recipe
 from tinylora.runs.run import Run
 from tinylora.runs.run_folder import check_output, save_run
 from tinylora.tasks import TASKS
+from tinylora.tasks.examples import Splits
 from tinylora.tasks.guess import guess_task
-from tinylora.tasks.task import Splits, Task
+from tinylora.tasks.task import Task
 from tinylora.training.loop import Trainer
 from tinylora.training.recompute import checkpoint_modules
 from tinylora.training.report import Reporter, Reporters
@@ -44,7 +45,8 @@ def finetune(
     source = ModelSource.open(recipe.model)
     net = source.model()
     length = min(recipe.max_length or net.cfg.context_length, net.cfg.context_length)
-    work = TASKS[recipe.task].for_examples(parts, source.tokenizer, length)
+    kind = TASKS[recipe.task]
+    work = kind.of(source, length, **kind.found_in(parts))
     work.head(net, bias=source.head_bias)
     apply_lora(net, recipe.lora)
     if recipe.checkpoint:

@@ -40,6 +40,7 @@ class Recipe:
     lr: float = TrainConfig.lr
     batch_size: int = TrainConfig.batch_size
     accumulate: int = TrainConfig.accumulate
+    pack: bool = TrainConfig.pack
     seed: int = TrainConfig.seed
     warmup: float = TrainConfig.warmup
     schedule: str = TrainConfig.schedule

@@ -51,7 +51,7 @@ def _task(folder: Path, model: Decoder, source: ModelSource) -> Task:
     if isinstance(noted, dict):
         options = {key: value for key, value in noted.items() if key != "name"}
         try:
-            return TASKS[noted["name"]](source.tokenizer, **options)
+            return TASKS[noted["name"]].of(source, **options)
         except (KeyError, TypeError) as error:
             raise LoadError(f"{folder / 'config.json'}: its task is not readable ({error})") from None
     if not model.cfg.labels:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from tinylora.models.decoder import Decoder
-from tinylora.tasks.batching import batches
 from tinylora.tasks.messages import class_names, read_messages, split
 from tinylora.tasks.metrics import Metrics
-from tinylora.tasks.task import IGNORE, Encoded, Examples, Splits, Task
-from tinylora.tensor import Tensor, no_grad
+from tinylora.tasks.task import IGNORE, Encoded, Examples, Rows, Splits, Task
+from tinylora.tensor import Tensor
 from tinylora.text.tokenizer import Tokenizer
 from tinylora.torch_api.functional import cross_entropy, softmax
-from tinylora.torch_api.promote import tensor
 
 
 class Classify(Task):
@@ -38,40 +36,40 @@ class Classify(Task):
         return split(examples, seed, valid, test)
 
     @classmethod
-    def for_examples(cls, parts: Splits, tokenizer: Tokenizer, max_length: int, **options: Any) -> Self:
-        return cls(tokenizer, max_length, class_names(message for part in parts for message in part), **options)
+    def found_in(cls, parts: Splits) -> dict[str, Any]:
+        return {"labels": class_names(message for part in parts for message in part)}
 
     def head(self, model: Decoder, bias: bool = False) -> None:
         model.set_classes(self.labels, bias=bias)
 
     def encode(self, example: Any) -> list[Encoded]:
         """The label's number is the target at the last token."""
-        ids = self.tokenizer.encode(example.text, self.max_length)
-        targets = np.full(len(ids), IGNORE)
-        targets[-1] = self.labels.index(example.label)
-        return [Encoded(ids, targets)]
+        return [self._encoded(example.text, self.labels.index(example.label))]
 
-    def inputs(self, ids: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Tokens (B, T), the position of each text's last token (B,), and class numbers (B,)."""
-        rows, last = np.nonzero(targets != IGNORE)
-        return ids, last, targets[rows, last]
+    def _encoded(self, text: str, target: int) -> Encoded:
+        ids = self.tokenizer.encode(text, self.max_length)
+        cut = len(ids) == self.max_length < len(self.tokenizer.encode(text, self.max_length + 1))
+        return Encoded(ids, np.where(np.arange(len(ids)) == len(ids) - 1, target, IGNORE), cut)
+
+    def inputs(self, rows: Rows) -> tuple[np.ndarray, ...]:
+        """Tokens (B, T), the position of each text's last token (B,), and class numbers (B,), unless rows are packed."""
+        if rows.starts is not None:
+            return super().inputs(rows)
+        row, last = np.nonzero(rows.targets != IGNORE)
+        return rows.ids, last, rows.targets[row, last]
 
     def loss(self, model: Decoder, *inputs: Tensor) -> Tensor:
+        if len(inputs) > 3:  # packed
+            return super().loss(model, *inputs)
         ids, last, classes = inputs
         return cross_entropy(class_scores(model, ids, last), classes)
 
     def probabilities(self, model: Decoder, texts: Sequence[str]) -> np.ndarray:
         """Class probabilities (texts, classes), as a NumPy array."""
-        encoded = []
-        for text in texts:
-            ids = self.tokenizer.encode(text, self.max_length)
-            encoded.append(Encoded(ids, np.where(np.arange(len(ids)) == len(ids) - 1, 0, IGNORE)))
+        encoded = [self._encoded(text, 0) for text in texts]
         found = np.zeros((len(texts), model.out_head.out_features), np.float32)
-        model.eval()
-        with no_grad():
-            for batch in batches(encoded, 64, self.tokenizer.pad):
-                ids, last, _ = self.inputs(batch.ids, batch.targets)
-                found[batch.examples] = softmax(class_scores(model, tensor(ids), tensor(last)), -1).cpu().numpy()
+        for batch, (ids, last, _) in self.evaluating(model, encoded):
+            found[batch.examples] = softmax(class_scores(model, ids, last), -1).cpu().numpy()
         return found
 
     def evaluate(self, model: Decoder, examples: Sequence[Any]) -> Metrics:

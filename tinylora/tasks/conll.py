@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tinylora.tasks.entities import bio, misfit, spans
+from tinylora.tasks.examples import Examples
 from tinylora.tasks.tables import read_records, read_text
-from tinylora.tasks.task import Examples
 
 TAG = re.compile(r"O|[BIESLU]-\S+")
 SCHEMES = ("BIO", "IOB1", "BIOES")

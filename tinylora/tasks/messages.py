@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tinylora.tasks.columns import LabelReader, find_columns, number_of, text_of
+from tinylora.tasks.examples import Examples, Splits, part_of
 from tinylora.tasks.tables import read_table
-from tinylora.tasks.task import Examples, Splits, part_of
 
 
 class Message(NamedTuple):

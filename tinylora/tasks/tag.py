@@ -6,22 +6,22 @@ import bisect
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from tinylora.models.decoder import Decoder
 from tinylora.tasks.conll import Sentence, read_sentences
 from tinylora.tasks.entities import EntityScore, misfit
-from tinylora.tasks.positions import PositionTask, features_at
-from tinylora.tasks.task import IGNORE, Encoded, Examples, Splits
+from tinylora.tasks.examples import IGNORE, Encoded, Examples, Splits
+from tinylora.tasks.task import Task, features_at
 from tinylora.text.tokenizer import Tokenizer
 from tinylora.torch_api.functional import log_softmax
 
 WORD = re.compile(r"\w+|[^\w\s]")
 
 
-class Tag(PositionTask):
+class Tag(Task):
     """Examples are `Sentence(words, tags)`; the score is F1 over entities, as the program conlleval counts.
 
     A decoder reads from left to right, so at a word it has not seen what follows. The sentence is therefore given twice, and
@@ -40,9 +40,9 @@ class Tag(PositionTask):
         return read_sentences(path)
 
     @classmethod
-    def for_examples(cls, parts: Splits, tokenizer: Tokenizer, max_length: int, **options: Any) -> Self:
+    def found_in(cls, parts: Splits) -> dict[str, Any]:
         types = sorted({tag[2:] for part in parts for sentence in part for tag in sentence.tags if tag != "O"})
-        return cls(tokenizer, max_length, ("O", *(f"{mark}-{kind}" for kind in types for mark in "BI")), **options)
+        return {"labels": ("O", *(f"{mark}-{kind}" for kind in types for mark in "BI"))}
 
     def head(self, model: Decoder, bias: bool = False) -> None:
         model.set_classes(self.labels, bias=bias)
@@ -53,7 +53,7 @@ class Tag(PositionTask):
         ids, last = self._fitting(example.words)
         targets = np.full(len(ids), IGNORE)
         targets[last] = [self.labels.index(tag) for tag in example.tags[: len(last)]]
-        return [Encoded(ids, targets)]
+        return [Encoded(ids, targets, cut=len(last) < len(example.words))]
 
     def _fitting(self, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """`_tokens` of as many of the first words as fit."""
@@ -88,7 +88,7 @@ class Tag(PositionTask):
             encoded.append(Encoded(ids, targets))
             counts.append(len(last))
         found: list[list[str]] = [["O"] * len(words) for words in sentences]
-        for batch, (ids_, at, _) in self.batches(model, encoded):
+        for batch, (ids_, at, _) in self.evaluating(model, encoded):
             scores = log_softmax(model.out_head(features_at(model, ids_, at)).float(), -1).cpu().numpy()
             row = 0
             for i in batch.examples:

@@ -3,45 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import numpy as np
 
+from tinylora import nn
+from tinylora.models.cache import Cache
 from tinylora.models.decoder import Decoder
-from tinylora.tensor import Tensor
+from tinylora.models.packed import Packed
+from tinylora.models.source import ModelSource
+from tinylora.tasks.batching import Batch, batches
+from tinylora.tasks.examples import IGNORE, Encoded, Examples, Rows, Splits, part_of
+from tinylora.tensor import Tensor, no_grad
 from tinylora.text.tokenizer import Tokenizer
-
-IGNORE = -100  # the target of a position where nothing is predicted; PyTorch's ignore_index
-
-
-class Examples(list[Any]):
-    """The examples of a file, in order. `notes` are sentences on what was dropped or decided while reading it."""
-
-    def __init__(self, items: Iterable[Any], notes: Iterable[str] = ()) -> None:
-        super().__init__(items)
-        self.notes = list(notes)
-
-
-class Splits(NamedTuple):
-    """Examples to train on, to choose the best state by, and to measure at the end."""
-
-    train: Examples
-    valid: Examples
-    test: Examples
-
-
-def part_of(count: int, share: float) -> int:
-    """The size of a part: at least 1 example, unless `share` is 0."""
-    return max(1, round(share * count)) if share else 0
-
-
-class Encoded(NamedTuple):
-    """One example: its tokens (T,), and the target at each position (T,), IGNORE where nothing is predicted."""
-
-    ids: np.ndarray
-    targets: np.ndarray
+from tinylora.torch_api.functional import cross_entropy
+from tinylora.torch_api.network import linear_cross_entropy
+from tinylora.torch_api.promote import tensor
 
 
 class Table(NamedTuple):
@@ -83,6 +62,7 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
+    keeps: ClassVar[str] = "beginning"  # what is kept of an example that is too long
     whole: ClassVar[tuple[str, ...]] = ()  # modules that the task adds, which are trained whole
 
     def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:
@@ -106,9 +86,14 @@ class Task(ABC):
         return Splits(train_part, valid_part, test_part)
 
     @classmethod
-    def for_examples(cls, parts: Splits, tokenizer: Tokenizer, max_length: int, **options: Any) -> Self:
-        """The task for these examples; one with labels finds them here."""
-        return cls(tokenizer, max_length, **options)
+    def of(cls, source: ModelSource, max_length: int, **options: Any) -> Self:
+        """The task with the tokenizer, and what else it needs, of a model's source."""
+        return cls(source.tokenizer, max_length, **options)
+
+    @classmethod
+    def found_in(cls, parts: Splits) -> dict[str, Any]:
+        """Options that follow from the examples, such as labels."""
+        return {}
 
     def head(self, model: Decoder, bias: bool = False) -> None:  # noqa: B027 - most tasks keep the model's own head
         """Put the task's own head in place of the model's."""
@@ -117,17 +102,28 @@ class Task(ABC):
     def encode(self, example: Any) -> list[Encoded]:
         """One example as tokens and targets; in several pieces if the task cuts what is too long."""
 
-    def inputs(self, ids: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, ...]:
-        """What `loss` takes, for padded tokens and targets, (B, T) each."""
-        return ids, targets
+    def inputs(self, rows: Rows) -> tuple[np.ndarray, ...]:
+        """What `loss` takes: tokens (B, T); `starts` (B, T) of packed rows; positions and targets, (N,) each.
+
+        The positions are those with a target, as numbers b · T + t. N is padded to a multiple of 64, with position 0 and no
+        target, so that few CUDA graphs are needed.
+        """
+        at = np.flatnonzero(rows.targets != IGNORE)
+        size = min(-(-len(at) // 64) * 64, rows.targets.size)
+        wanted = np.full(size, IGNORE)
+        wanted[: len(at)] = rows.targets.flat[at]
+        return *(part for part in (rows.ids, rows.starts) if part is not None), np.pad(at, (0, size - len(at))), wanted
 
     def weight(self, targets: np.ndarray) -> float:
         """By how much a batch counts in a mean over several: the number of its targets."""
         return float((targets != IGNORE).sum())
 
-    @abstractmethod
     def loss(self, model: Decoder, *inputs: Tensor) -> Tensor:
-        """The mean loss over the targets of a batch, a scalar."""
+        """The mean cross-entropy over the targets of a batch, a scalar. The head computes nothing at other positions."""
+        x, head, wanted = features_at(model, *inputs[:-1]), model.out_head, inputs[-1]
+        if isinstance(head, nn.Linear) and head.bias is None:
+            return linear_cross_entropy(x, head.weight, wanted, IGNORE)
+        return cross_entropy(head(x), wanted, ignore_index=IGNORE)
 
     @abstractmethod
     def evaluate(self, model: Decoder, examples: Sequence[Any]) -> Score:
@@ -141,6 +137,30 @@ class Task(ABC):
     def predict(self, model: Decoder, texts: Sequence[str]) -> list[Any]:
         """The model's answer to each text."""
 
+    def mean_loss(self, model: Decoder, examples: Sequence[Any]) -> tuple[float, int]:
+        """The mean loss over all targets, and their number."""
+        total, count = 0.0, 0.0
+        encoded = [piece for example in examples for piece in self.encode(example)]
+        for batch, inputs in self.evaluating(model, encoded):
+            weight = self.weight(batch.rows.targets)
+            total, count = total + weight * float(self.loss(model, *inputs).item()), count + weight
+        return total / max(1.0, count), int(count)
+
+    def evaluating(self, model: Decoder, encoded: Sequence[Encoded]) -> Iterator[tuple[Batch, list[Tensor]]]:
+        """Batches from short to long, and the inputs of `loss`; what is computed for them is not recorded."""
+        model.eval()
+        where = model.tok_emb.weight.device
+        for batch in batches(encoded, 16, self.tokenizer.pad):
+            with no_grad():
+                yield batch, [tensor(array, device=where) for array in self.inputs(batch.rows)]
+
     def describe(self) -> dict[str, Any]:
         """What a run's config.json must hold to make this task again, as JSON values: the constructor's arguments."""
         return {"max_length": self.max_length}
+
+
+def features_at(model: Decoder, ids: Tensor, *rest: Tensor) -> Tensor:
+    """The features (N, C) of tokens (B, T) at positions b · T + t. `rest` is `starts`, if rows are packed, and positions."""
+    *starts, at = rest
+    x = model.features(ids, cast(Cache, Packed(starts[0])) if starts else None)  # (B, T, C)
+    return x.flatten(0, 1)[at]

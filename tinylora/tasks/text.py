@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from tinylora.models.decoder import Decoder
+from tinylora.tasks.examples import Encoded, Examples, Splits, part_of
 from tinylora.tasks.language import LanguageScore
-from tinylora.tasks.positions import PositionTask
 from tinylora.tasks.tables import read_records, read_text
-from tinylora.tasks.task import Encoded, Examples, Splits, part_of
+from tinylora.tasks.task import Task
 from tinylora.text.generate import generate
 from tinylora.text.sampling import GREEDY
 
 JSON = (".jsonl", ".json", ".ndjson")
 
 
-class Text(PositionTask):
+class Text(Task):
     """Examples are documents; each is cut into pieces of `max_length` tokens. The score is perplexity and bits per byte."""
 
     name = "text"

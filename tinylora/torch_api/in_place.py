@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinylora import backend
-from tinylora.backend import is_floating, to_device
+from tinylora.backend import is_floating
 from tinylora.tensor import Tensor
 from tinylora.torch_api import elementwise
 from tinylora.torch_api.conversion import to

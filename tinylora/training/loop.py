@@ -12,7 +12,8 @@ import numpy as np
 from tinylora.models.decoder import Decoder
 from tinylora.nn.utils import clip_grad_norm_
 from tinylora.optim import AdamW
-from tinylora.tasks.batching import arrange, pad, padded_length
+from tinylora.tasks.batching import arrange, pack, pad, row_length
+from tinylora.tasks.examples import Rows
 from tinylora.tasks.task import Task
 from tinylora.tensor import Tensor
 from tinylora.torch_api.promote import tensor
@@ -29,7 +30,8 @@ LENGTHS = 32  # batches for captured steps are padded to a multiple of this
 class TrainConfig:
     """How to train. A gradient is the mean over all that is predicted in `accumulate` batches of `batch_size` examples.
 
-    lr: the peak learning rate, reached after `warmup` (a fraction of all steps), then following `schedule`. clip: the
+    pack: put several examples into a row, where they do not see each other, instead of padding each. lr: the peak learning
+    rate, reached after `warmup` (a fraction of all steps), then following `schedule`. clip: the
     largest norm of the gradient. patience: stop after so many validations without a better one. eval_every: validate every
     so many steps and at the end, else after every epoch. graph: on a GPU, capture a step once for each shape of batch and
     launch it as a whole (`cuda.capture`); batches are then padded to one of a few lengths, so that few graphs are needed.
@@ -39,6 +41,7 @@ class TrainConfig:
     lr: float = 1e-3
     batch_size: int = 32
     accumulate: int = 1
+    pack: bool = False
     seed: int = 0
     warmup: float = 0.1
     schedule: str = "cosine"
@@ -92,7 +95,7 @@ class Trainer:
         self.captured = config.graph and can_capture(trained[0].device)
         self._step = capture(self._step_of_parts, self.optimizer) if self.captured else self._step_of_parts
         one = np.zeros((1, 1), int)
-        self._each = 1 + len(task.inputs(one, one))  # inputs of a step for each batch
+        self._each = 1 + len(task.inputs(Rows(one, one, one if config.pack else None)))  # inputs of a step for each batch
         self.steps_per_epoch = len(self._order(1))
 
     @property
@@ -136,11 +139,12 @@ class Trainer:
         self.optimizer.param_groups[0]["lr"] = lr
         multiple = LENGTHS if self.captured else 1
         chosen = [i for part in parts for i in part]
-        length = padded_length(self.encoded, chosen, multiple, self.model.cfg.context_length)
-        padded = [pad(self.encoded, part, self.task.tokenizer.pad, length) for part in parts]
-        weights = [self.task.weight(part.targets) for part in padded]
+        length = row_length(self.encoded, chosen, multiple, self.model.cfg.context_length)
+        lay = pack if config.pack else pad
+        rows = [lay(self.encoded, part, self.task.tokenizer.pad, length).rows for part in parts]
+        weights = [self.task.weight(part.targets) for part in rows]
         shares = [np.float32(weight / sum(weights)) for weight in weights]
-        given = [(share, *self.task.inputs(p.ids, p.targets)) for share, p in zip(shares, padded, strict=True)]
+        given = [(share, *self.task.inputs(part)) for share, part in zip(shares, rows, strict=True)]
         loss, norm = (x.item() for x in self._step(*(tensor(array) for row in given for array in row)))
         state.step, state.step_in_epoch = state.step + 1, state.step_in_epoch + 1
         if not math.isfinite(loss) or not math.isfinite(norm):
@@ -165,7 +169,8 @@ class Trainer:
     def _order(self, epoch: int) -> list[list[list[int]]]:
         """The steps of an epoch, which follow from the seed: resumed training goes on in the same order."""
         rng = np.random.default_rng([self.config.seed, epoch])
-        return arrange([len(e.ids) for e in self.encoded], self.config.batch_size, self.config.accumulate, rng)
+        config, lengths = self.config, [len(e.ids) for e in self.encoded]
+        return arrange(lengths, config.batch_size, config.accumulate, rng, by_length=not config.pack)
 
     def _validate(self) -> None:
         state = self.state

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tinylora.models.decoder import Decoder
-from tinylora.tasks.task import Score, Splits, Task
+from tinylora.tasks.examples import Splits
+from tinylora.tasks.task import Score, Task
 
 
 @dataclass(frozen=True)
