@@ -74,6 +74,7 @@ def test_the_plan_lists_every_layer_with_what_it_adds():
     assert [e.added for e in plan] == [2 * (8 + 8), 2 * (8 + 32)] * 2
     assert plan.added == model.summary().lora.trainable == sum(e.added for e in plan)
     assert str(plan).splitlines()[-1] == f"4 layers, {plan.added} parameters added"
+    assert str(type(plan)(plan[:1])).splitlines()[-1] == f"1 layer, {plan[0].added} parameters added"
     trains = {path for path, p in model.named_parameters() if p.requires_grad}
     assert {path for path in trains if ".lora." not in path} == {"out_head.weight", "out_head.bias"}
 

@@ -69,6 +69,11 @@ def changed(folder, entries=None, arrays=lambda a: None):
     safetensors.save(folder / peft.WEIGHTS, found, metadata)
 
 
+def test_a_classifiers_adapter_tells_a_language_model_what_to_do(saved):
+    with pytest.raises(LoadError, match=r"unexpected: score\.weight\n.*call model\.set_classes\(3\) before loading it"):
+        load_adapter(base(classes=0), saved[0])
+
+
 def test_what_is_saved_is_loaded_and_computes_the_same(saved):
     model = base()
     config = load_adapter(model, saved[0])

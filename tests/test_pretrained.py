@@ -18,6 +18,7 @@ from tinylora import nn
 from tinylora.adapters import LoRAConfig, apply_lora
 from tinylora.formats import LoadError, safetensors, shards
 from tinylora.models import load_model, names, pretrained, save_model
+from tinylora.models.config import check_size
 from tinylora.models.gpt import GPTConfig, GPTModel
 from tinylora.models.gpt_table import CONFIG, GPT2
 from tinylora.models.names import Row
@@ -195,10 +196,26 @@ def test_a_config_table_gives_every_entry_of_the_configuration_and_no_other():
 
 
 def test_an_unknown_entry_of_config_json_is_named_with_the_nearest_known_one():
-    with pytest.warns(UserWarning, match=r"here: unknown and ignored: n_embed \(did you mean n_embd\?\)"):
-        GPT2.config.read({"n_embed": 12}, "here")
+    for known in ({"n_embd": 12}, {"hidden_size": 12}):
+        with pytest.warns(UserWarning, match=r"here: unknown and ignored: n_embed \(did you mean n_embd\?\)"):
+            GPT2.config.read({"n_embed": 24, **known}, "here")
+    with pytest.warns(UserWarning, match=r"here: unknown and ignored: attn_pdrops \(did you mean attn_pdrop\?\)"):
+        GPT2.config.read({"attn_pdrops": 0.2}, "here")
     with pytest.raises(ValueError, match="n_embd must be an integer of at least 1, not '12'"):
         GPT2.config.read({"n_embd": "12"}, "here")
+
+
+@pytest.mark.parametrize("name", [name for name, entry in CONFIG.entries.items() if entry.check is check_size])
+def test_a_misspelt_size_is_named_and_no_default_takes_its_place(name):
+    with pytest.raises(LoadError, match=rf"here: {name}s is not known, and {name} is absent: did you mean {name}\?"):
+        CONFIG.read({f"{name}s": 12}, "here")
+
+
+def test_a_row_that_matches_no_module_is_named(tmp_path, monkeypatch):
+    rows = (*GPT2.rows, Row("transformer.h.{}.ln_3", "trf_blocks.{}.norm3"), Row("transformer.wxe", "extra_emb"))
+    monkeypatch.setattr(names, "FAMILIES", [replace(GPT2, rows=rows)])
+    with pytest.raises(ValueError, match=r"called trf_blocks\.\{\}\.norm3, as the Row of .*ln_3 says; .* called extra_emb"):
+        made().save_pretrained(tmp_path)
 
 
 def test_a_row_joins_modules_of_one_shape_stored_in_out(tmp_path, monkeypatch):

@@ -47,11 +47,11 @@ def test_a_chain_of_20_000_ops_goes_forward_back_and_away_without_recursion():
 def test_sixty_doublings_take_linear_time():
     x = leaf(1.0)
     y = x
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(60):
         y = y + y
     y.backward()
-    assert x.grad.item() == 2.0**60 and time.perf_counter() - started < 1.0
+    assert x.grad.item() == 2.0**60 and time.process_time() - started < 1.0
 
 
 def test_a_gradient_arrives_once_all_its_parts_have():

@@ -30,7 +30,7 @@ class Plan(list[PlanEntry]):
 
     def __str__(self) -> str:
         lines = [f"{e.path:40}{e.in_features:7} -> {e.out_features:<7}{e.added:12,}" for e in self]
-        return "\n".join([*lines, f"{len(self)} layers, {self.added:,} parameters added"])
+        return "\n".join([*lines, f"{len(self)} layer{'s' * (len(self) != 1)}, {self.added:,} parameters added"])
 
 
 def _matches(path: str, target: str) -> bool:

@@ -139,8 +139,12 @@ class ConfigTable:
             if other in config and config.get(name, config[other]) != config[other]:
                 raise ValueError(f"{other} and {name} are one entry, and here they differ")
         kind = config.get("model_type", self.model_types[0])
-        theirs = {self.other_names.get(key, key): value for key, value in config.items()}
-        theirs = {"model_type": kind, **self.defaults.get(kind, {}), **theirs}
+        given = {self.other_names.get(key, key): value for key, value in config.items()}
+        unknown = sorted(given.keys() - self.known())
+        for name in unknown:
+            if (near := self._nearest(name)) and near not in given and self.entries[near].check is check_size:
+                raise ValueError(f"{name} is not known, and {near} is absent: did you mean {near}?")
+        theirs = {"model_type": kind, **self.defaults.get(kind, {}), **given}
         self._refuse(theirs)
         ours: dict[str, Any] = {}
         for name, entry in self.entries.items():
@@ -155,15 +159,16 @@ class ConfigTable:
             value = theirs.get(name)
             ours[name] = tuple(value) if isinstance(value, list) else value
         ours = self.adjust(theirs, ours)
-        if unknown := theirs.keys() - self.known():
-            warnings.warn(
-                f"{where}: unknown and ignored: {', '.join(map(self._with_nearest, sorted(unknown)))}", stacklevel=4
-            )
+        if unknown:
+            warnings.warn(f"{where}: unknown and ignored: {', '.join(map(self._with_nearest, unknown))}", stacklevel=4)
         return self.config(**checked_entries(self.config, ours, f"what the ConfigTable of {self.config.__name__} reads"))
 
+    def _nearest(self, name: str) -> str | None:
+        return next(iter(difflib.get_close_matches(name, self.entries, n=1, cutoff=0.8)), None)
+
     def _with_nearest(self, name: str) -> str:
-        near = difflib.get_close_matches(name, self.entries, n=1, cutoff=0.8)
-        return f"{name} (did you mean {near[0]}?)" if near else name
+        near = self._nearest(name)
+        return f"{name} (did you mean {near}?)" if near else name
 
     def write(self, cfg: ModelConfig, tied: bool, labels: tuple[str, ...]) -> dict[str, Any]:
         """The config.json of a model with this configuration; with `labels`, of a classifier."""

@@ -148,7 +148,10 @@ def _holds_weights(module: nn.Module) -> bool:
 
 
 def check_rows(model: Decoder) -> None:
-    """Raise ValueError for parameters that no row of the family names, and for parts of one layer that differ in shape."""
+    """Raise ValueError for a table that does not fit the model.
+
+    That is: parameters without a row, rows without a module, and parts of one layer that differ in shape.
+    """
     named = set()
     seen: dict[str, tuple[str, ...]] = {}
     for row in family_of(model).rows:
@@ -162,8 +165,17 @@ def check_rows(model: Decoder) -> None:
             named |= {id(p) for p in parts}
             if len({p.shape for p in parts}) > 1:
                 raise ValueError(f"{layer.name} joins {', '.join(layer.paths)}, which differ in shape; give each a Row")
+    faults = []
     if lacking := [path for path, p in model.named_parameters() if id(p) not in named]:
-        raise ValueError(f"no Row names {', '.join(lacking)}: add it to the table of {type(model).__name__}")
+        faults.append(f"no Row names {', '.join(lacking)}: add it to the table of {type(model).__name__}")
+    faults += [
+        f"no module of {type(model).__name__} is called {path}, as the Row of {row.theirs} says"
+        for row in family_of(model).rows
+        for path in row.paths
+        if all(_submodule(model, path.format(i)) is None for i in range(len(model.trf_blocks)))
+    ]
+    if faults:
+        raise ValueError("; ".join(faults))
 
 
 def head_name(model: Decoder) -> str:

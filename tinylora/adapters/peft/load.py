@@ -135,7 +135,15 @@ def _check(
         if arrays[key].shape != expected[key]:
             faults.append(f"{key}: expected {expected[key]}, got {arrays[key].shape}")
     if faults:
-        raise LoadError(f"{path}: does not fit the model:\n  " + "\n  ".join(sorted(faults)))
+        raise LoadError(f"{path}: does not fit the model:\n  " + "\n  ".join([*sorted(faults), *_way_out(arrays, found)]))
+
+
+def _way_out(arrays: Arrays, found: dict[str, Layer]) -> list[str]:
+    """What to do where a classifier's head meets a model without one."""
+    head = arrays.get("score.weight")
+    if head is None or "score" in found:
+        return []
+    return [f"it is the adapter of a classifier: call model.set_classes({len(head)}) before loading it"]
 
 
 def _wrapped(config: peft.PeftConfig, layer: Layer, arrays: Arrays) -> dict[str, LinearWithLoRA]:
