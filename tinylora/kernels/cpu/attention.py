@@ -71,6 +71,7 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
     split_in = min(threads, len(blocks)) if len(heads) % threads else 1  # too few heads to divide evenly
     pieces = [(part, b, h, blocks[part::split_in]) for b, h in heads for part in range(split_in)]
     saved: list[list[Any]] = [[] for _ in pieces]  # e and M of every block
+    triangle = _limits(xp, xp.tri(min(ROWS, T), dtype=bool)[:, None], q.dtype)  # (R, 1, R), of the keys of a block's own rows
 
     def weights(b, h, i, n, first):
         """e and M of a block, (b, h, R, n)."""
@@ -78,9 +79,9 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
         s = scaled_q[b, h, rows] @ k[b, h, :n].swapaxes(-1, -2)
         if causal:  # of the last r keys, token t of the block sees the first t + 1
             r = i.stop - i.start
-            _hide(xp, by_token(s)[..., n - r :], xp.tri(r, dtype=bool)[:, None])
+            _hide(xp, by_token(s)[..., n - r :], triangle[:r, :, :r])
         if seen is not None:
-            _hide(xp, by_token(s), seen[b, :, i, :, :n])
+            _hide(xp, by_token(s), _limits(xp, seen[b, :, i, :, :n], s.dtype))
         if first:
             top[b, h, rows] = s.max(axis=-1, keepdims=True)
             if seen is not None:  # rows that see no key: e is 0 instead of NaN
@@ -140,10 +141,14 @@ def _seen(xp: Any, mask: Any, B: int, T: int, S: int) -> Any:
     return xp.broadcast_to(mask, (B, 1, T, S))[:, :, :, None]
 
 
-def _hide(xp: Any, scores: Any, seen: Any) -> None:
+def _limits(xp: Any, seen: Any, dtype: Any) -> Any:
+    """The largest score that each key may have: -∞ where it is masked, else ∞."""
+    return xp.where(seen, math.inf, -math.inf).astype(dtype)
+
+
+def _hide(xp: Any, scores: Any, limits: Any) -> None:
     """Replace the scores of masked keys by -∞, also where they are NaN."""
-    limit = xp.where(seen, math.inf, -math.inf).astype(scores.dtype)
-    xp.fmin(scores, limit, out=scores)
+    xp.fmin(scores, limits, out=scores)
 
 
 def _dropped(xp: Any, sizes: tuple[int, ...], block: tuple[Any, ...], p: float, key: int, dtype: Any) -> Any:
