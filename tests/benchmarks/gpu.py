@@ -1,14 +1,16 @@
 """tinylora against PyTorch and Hugging Face on one NVIDIA GPU, side by side in one run.
 
     pip install -e '.[bench,cuda13]'
-    python tests/benchmarks/gpu.py                              # everything; about four minutes on an H100
+    python tests/benchmarks/gpu.py                              # everything; about ten minutes on an H100
     python tests/benchmarks/gpu.py --only small-bf16 --json one.json
     python tests/benchmarks/gpu.py --only large-bf16 --profile  # then which kernels the step's time goes to
 
 The contenders take turns in one process, and each time is that of a whole step, from the call to the loss on the host:
 zero, forward, loss, backward, AdamW. Medians of 20. All have the same sizes and tokens, random weights and no dropout;
 bf16 is autocast for PyTorch and frozen weights in bfloat16 for tinylora, TF32 is "high" precision in both. Memory is the
-most that a contender's own arrays took on the card. Who competes: peers.py. The bars are those this project has set itself.
+most that a contender's own arrays took on the card. Who competes: peers.py, and for the Llamas llama_peers.py, whose
+contenders run one after another in processes of their own; one that is not installed, or fails, is left out with its
+reason. The bars are those this project has set itself.
 """
 
 from __future__ import annotations
@@ -16,22 +18,26 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
+import llama_peers
 import ours
 import peers
 import report
 import torch
 from report import Bar, Row
-from work import Work
+from work import LlamaWork, Work
 from workers import summary
 
 import tinylora
 from tinylora import backend, optim
 from tinylora.app import terminal
+from tinylora.training.recompute import checkpoint_modules
 
 Step = Callable[[], float]
 LARGE, SMALL = {"batch": 16, "length": 1024}, {"batch": 8, "length": 128}
@@ -130,11 +136,90 @@ def race(title: str, work: dict[str, Any], bf16: bool, rivals: str, bars: dict[s
     return measure
 
 
+LLAMA = {"hf": "Hugging Face + PEFT", "liger": "Liger", "unsloth": "unsloth"}
+
+
+def llama_step(work: LlamaWork, checkpointing: bool) -> tuple[Step, Callable[[], int]]:
+    """A captured step of ours, and how many bytes its graph and its weights take."""
+    with tinylora.device("cuda"):
+        model = ours.llama(work)
+    ids, following = (tinylora.tensor(x, device="cuda") for x in work.texts())
+    model.to("cuda", tinylora.bfloat16)
+    backend.cupy().get_default_memory_pool().free_all_blocks()
+    if checkpointing:
+        checkpoint_modules(model.trf_blocks)
+    optimizer = optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-5)
+
+    def step(*batch: tinylora.Tensor) -> tinylora.Tensor:
+        optimizer.zero_grad()
+        loss = ours.language_loss(model, *batch)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    run = tinylora.cuda.capture(step, optimizer)
+    weights = sum({id(p): p.array.nbytes for p in model.parameters()}.values())
+    return lambda: run(ids, following).item(), lambda: weights + run.nbytes
+
+
+def llama_race(
+    title: str, shape: str, bars: dict[str, float], most: float, checkpointing: bool = False, **sizes: int
+) -> Any:
+    """A row: a Llama's step, ours against Hugging Face, Liger and unsloth, and in how many GiB it must fit."""
+
+    def measure(steps: int, profile: bool) -> Row:
+        started = perf_counter()
+        step, size = llama_step(llama_peers.SHAPES[shape](**sizes), checkpointing)
+        for _ in range(3):
+            step()
+        contender = Contender(step, size(), perf_counter() - started)
+        if profile:
+            show_kernels(step)
+        found = alternate({report.OURS: contender}, steps)
+        del step, contender
+        gc.unfreeze()
+        gc.collect()
+        backend.cupy().get_default_memory_pool().free_all_blocks()
+        for peer in bars:
+            if theirs := llama_peer(peer, shape, steps, *(["--checkpointing"] if checkpointing else []), **sizes):
+                found[LLAMA[peer]] = theirs
+        mine = found[report.OURS]
+        must = [
+            Bar(f"× as fast as {LLAMA[p]}", bound, found[LLAMA[p]]["median"] / mine["median"])
+            for p, bound in bars.items()
+            if LLAMA[p] in found
+        ]
+        must += [Bar("memory", most, mine["peak"] / 2**30, "GiB", at_least=False)]
+        return Row(title, found, [*must, Bar("from nothing to the third step", 15, mine["started"], "s", at_least=False)])
+
+    return measure
+
+
+def llama_peer(peer: str, shape: str, steps: int, *flags: str, **sizes: int) -> dict[str, Any] | None:
+    """What llama_peers.py prints for one contender, or None with its last line of error shown."""
+    file, numbers = str(Path(__file__).parent / "llama_peers.py"), [f"--{k}={v}" for k, v in sizes.items()]
+    command = [sys.executable, file, peer, shape, *numbers, f"--steps={steps}", *flags]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        terminal.say(f"{LLAMA.get(peer, peer)} is left out: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+        return None
+    told = json.loads(done.stdout.strip().splitlines()[-1])
+    return {**summary(told["times"]), "peak": told["peak"], "started": told["started"]}
+
+
 ROWS = {
     "large-bf16": race("16 × 1024, bf16", LARGE, True, "bcd", {"c": 1.2, "d": 3}),
     "large-tf32": race("16 × 1024, TF32", LARGE, False, "bc", {"c": 1.3}),
     "small-bf16": race("8 × 128, bf16", SMALL, True, "cd", {"c": 1.3, "d": 3}),
     "small-eager": race("8 × 128, bf16, no graph", SMALL, True, "b", {"b": 1.0}, graph=False),
+    "smollm2": llama_race("SmolLM2, 16 × 1024", "smollm2", {"hf": 4, "liger": 1, "unsloth": 3}, 6, **LARGE),
+    "smollm2-small": llama_race("SmolLM2, 8 × 256", "smollm2", {"hf": 1, "unsloth": 8}, 6, batch=8, length=256),
+    "llama-1b": llama_race(
+        "Llama 1B, 4 × 2048", "llama-1b", {"hf": 1, "liger": 1.7, "unsloth": 1.25}, 9, batch=4, length=2048
+    ),
+    "llama-1b-checkpointing": llama_race(
+        "Llama 1B, 4 × 2048, checkpointing", "llama-1b", {"unsloth": 1.25}, 3.6, True, batch=4, length=2048
+    ),
 }
 
 

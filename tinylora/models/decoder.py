@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from tinylora import nn, ops
 from tinylora.backend import seen
@@ -14,6 +14,9 @@ from tinylora.models.cache import Cache, LastPosition
 from tinylora.models.config import ModelConfig
 from tinylora.tensor import Tensor, record
 from tinylora.torch_api.creation import arange
+
+if TYPE_CHECKING:
+    from tinylora.models.steps import Steps
 
 
 class Decoder(nn.Module):
@@ -87,6 +90,12 @@ class Decoder(nn.Module):
         heads, head_dim = self.kv_heads()
         shape = (len(padding), heads, size or self.cfg.context_length, head_dim)
         return Cache(len(self.trf_blocks), shape, self.tok_emb.weight.array, padding)
+
+    def new_steps(self, cache: Cache) -> Steps | None:
+        """What computes one token after another behind those in `cache` by CUDA graphs, or None where it cannot."""
+        from tinylora.models.steps import Steps
+
+        return Steps(self, cache) if cache.length < cache.size and Steps.fit(self, cache) else None
 
     def kv_heads(self) -> tuple[int, int]:
         """The number of key heads of a block, and the features of one."""

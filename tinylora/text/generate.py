@@ -59,18 +59,28 @@ def generate_batch(
     rows = [[0] * pad + list(prompt) for pad, prompt in zip(padding, prompts, strict=True)]
     rngs = np.random.default_rng(seed).spawn(len(rows))
     running = [True] * len(rows)
-    cache = model.new_cache(padding, min(width + count, context))
+    cache, steps = model.new_cache(padding, min(width + count, context)), None
     for step in range(count):
         start = cache.length
         if (length := width + step) > context:  # all positions shift, so the cache is no longer valid
-            start = length - context
+            start, steps = length - context, None
             cache = model.new_cache([max(pad - start, 0) for pad in padding])
-        with no_grad():
-            ids = tensor([row[start:] for row in rows], device=model.tok_emb.weight.device)
-            last = model.features(ids, cache)[:, -1]
-            scores = model.out_head(last).double().cpu().numpy()  # (B, vocabulary)
+        elif step == 1:
+            steps = model.new_steps(cache)  # None on the CPU
+        if steps is None:
+            with no_grad():
+                ids = tensor([row[start:] for row in rows], device=model.tok_emb.weight.device)
+                last = model.features(ids, cache)[:, -1]
+                scores = model.out_head(last).double().cpu().numpy()  # (B, vocabulary)
+        elif sampling.is_greedy:
+            tokens = steps.likeliest([row[-1] for row in rows])
+        else:
+            scores = steps.scores([row[-1] for row in rows])
         for i, row in enumerate(rows):
-            row.append(sampling.draw(scores[i], row[padding[i] :], rngs[i]) if running[i] else 0)
+            if steps is not None and sampling.is_greedy:
+                row.append(tokens[i])
+            else:
+                row.append(sampling.draw(scores[i], row[padding[i] :], rngs[i]) if running[i] else 0)
             running[i] &= row[-1] not in stop
         if not any(running):
             return

@@ -57,6 +57,11 @@ class Sampling:
             p /= p.sum()
         return p
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is taken whatever the text."""
+        return self.temperature == 0 and self.repetition_penalty == 1
+
     def draw(self, scores: np.ndarray, text: Sequence[int], rng: np.random.Generator) -> int:
         """Draw one token."""
         p = self.probabilities(scores, text)

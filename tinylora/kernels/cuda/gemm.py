@@ -6,7 +6,9 @@ sums of bfloat16 products.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -112,8 +114,8 @@ class Plan:
         """out = alpha a b + beta c, given by addresses."""
         of_a, of_b, of_c, of_out = self.layouts
         self.lt.matmul(
-            self.handle, self.operation, alpha, b, of_b, a, of_a, beta, c, of_c, out, of_out, self.at, self.workspace.ptr,
-            WORKSPACE, xp.cuda.get_current_stream().ptr,
+            self.handle, self.operation, alpha, b, of_b, a, of_a, beta, c, of_c, out, of_out, self.at,
+            (_own_workspaces[-1] if _own_workspaces else self.workspace).ptr, WORKSPACE, xp.cuda.get_current_stream().ptr,
         )  # fmt: skip
 
     def _make(self, kind: str, *options: int) -> int:
@@ -182,6 +184,19 @@ def _handle(device: int) -> tuple[int, Any]:
 
     lt: Any = cublas_lt()
     return lt.create(), cupy.cuda.Memory(WORKSPACE)
+
+
+_own_workspaces: list[Any] = []
+
+
+@contextlib.contextmanager
+def own_workspace(memory: Any) -> Iterator[None]:
+    """Inside this block products use `memory`, of WORKSPACE bytes: for a stream that runs beside others."""
+    _own_workspaces.append(memory)
+    try:
+        yield
+    finally:
+        _own_workspaces.pop()
 
 
 @functools.cache

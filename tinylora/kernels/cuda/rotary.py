@@ -8,9 +8,7 @@ import numpy as np
 
 from tinylora import ops
 from tinylora.kernels.cuda.again import is_spare
-from tinylora.kernels.cuda.compile import NAMES, blocks, kernel
-
-HEADS = 4  # heads in a thread, as in rotary.cu
+from tinylora.kernels.cuda.compile import NAMES, blocks, kernel, packs
 
 
 @ops.rope.tune("cupy")
@@ -22,6 +20,7 @@ def rope(xp, x, cos, sin):
     if x.ndim != 4 or not x.size or x.dtype not in NAMES or not cos.dtype == sin.dtype == np.float32:
         return NotImplemented
     (B, H, T, D), pack = x.shape, 16 // x.itemsize
+    lanes = D // pack if D // pack in (2, 4, 8, 16, 32) else 0
     if D % (2 * pack) or x.size >= 2**31 or cos.shape != sin.shape or (cos.ndim > 2 and cos.shape[-3] != 1):
         return NotImplemented
     cos, sin = (xp.ascontiguousarray(a) for a in (cos, sin))
@@ -36,13 +35,12 @@ def rope(xp, x, cos, sin):
         x = x if _fits(x) else x.copy(order="C")
         y = x if in_place else xp.empty((B, T, H, D), x.dtype).transpose(0, 2, 1, 3)
         steps = [s // a.itemsize for a in (x, y) for s in a.strides[:3]]
-        n = B * T * -(-H // HEADS) * (D // (2 * pack))
-        arguments = x, cos, sin, y, n, H, T, D // 2, *steps, angles[0] // 4, angles[2] // 4, turn
-        kernel("rotary", "rope", x.dtype)(*blocks(n), arguments)
+        arguments = x, cos, sin, y, packs(x), H, T, D, *steps, angles[0] // 4, angles[2] // 4, turn
+        kernel("rotary", "rope", x.dtype, LANES=lanes)(*blocks(packs(x)), arguments)
         return y
 
     def d_x(g):
-        return turned(g, -1.0, is_spare(g) and _fits(g))
+        return turned(g, -1.0, is_spare(g) and _fits(g) and lanes > 0)
 
     return turned(x, 1.0), (d_x, None, None)
 
