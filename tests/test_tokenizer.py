@@ -124,7 +124,7 @@ def test_beside_vocab_and_merges_other_files_have_a_say(tmp_path):
     theirs = transformers.GPT2TokenizerFast.from_pretrained(tmp_path, add_prefix_space=True)
     assert found.prompt("Hello world") == theirs("Hello world")["input_ids"]
     (tmp_path / "added_tokens.json").write_text('{"[PAD]": 50300}')
-    with pytest.raises(LoadError, match=r"added_tokens\.json gives '\[PAD\]' a number that is not the next"):
+    with pytest.raises(LoadError, match=r"added_tokens\.json: '\[PAD\]' has the id 50300, and is number 50257"):
         FolderTokenizer(tmp_path)
 
 

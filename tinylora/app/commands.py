@@ -69,7 +69,7 @@ def finetune(args: argparse.Namespace) -> None:
 
 def predict_texts(args: argparse.Namespace) -> None:
     """Print label, probability and text for each text given, or each line of standard input."""
-    texts = args.text or [line.strip() for line in sys.stdin if line.strip()]
+    texts = [text for text in map(str.strip, args.text or sys.stdin) if text]
     if not texts:
         raise ValueError("no text: give some as arguments, or one a line on standard input")
     run = Run.load(args.adapter, args.model)
@@ -83,8 +83,9 @@ def generate_text(args: argparse.Namespace) -> None:
     """Continue a prompt."""
     model, source = load_language_model(args.model, args.adapter)
     tokenizer = source.tokenizer
-    tokens = generate(model, tokenizer.prompt(args.prompt), args.tokens, _sampling(args), tokenizer.stop, args.seed)
-    terminal.stream(itertools.chain([args.prompt], pieces(tokens, tokenizer.decode)))
+    prompt = tokenizer.prompt(args.prompt)
+    tokens = generate(model, prompt, args.tokens, _sampling(args), tokenizer.stop, args.seed)
+    terminal.stream(itertools.chain([args.prompt], pieces(tokens, tokenizer.decode, prompt)))
 
 
 def chat(args: argparse.Namespace) -> None:

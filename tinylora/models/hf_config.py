@@ -157,6 +157,7 @@ class ConfigTable:
         ours |= {"labels": labels, "tie_head": tied and not labels}
         for name in TOKENS:
             value = theirs.get(name)
+            value = None if value == -1 else value  # Llama 1's way to say that there is none
             ours[name] = tuple(value) if isinstance(value, list) else value
         ours = self.adjust(theirs, ours)
         if unknown:
@@ -185,8 +186,9 @@ class ConfigTable:
         if labels:
             config |= {"id2label": {str(i): name for i, name in enumerate(labels)}}
             config |= {"label2id": {name: i for i, name in enumerate(labels)}}
-            if config["pad_token_id"] is None and isinstance(config["eos_token_id"], int):
-                config["pad_token_id"] = config["eos_token_id"]  # transformers needs it for batches of several messages
+            if config["pad_token_id"] is None:  # transformers needs one for batches of several messages
+                ends = cfg.eos_token_id
+                config["pad_token_id"] = next(iter(ends), None) if isinstance(ends, tuple) else ends
         return self.restore(cfg, config)
 
     def _refuse(self, config: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ folder in tinylora's or Hugging Face's format, a name on the Hugging Face hub, o
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 import shutil
@@ -127,6 +128,7 @@ class HuggingFaceSource(ModelSource):
         return pretrained.build(self.family, self.config, shards.Weights(self.folder), str(self.folder))
 
     def save_merged(self, model: Decoder, out: Path) -> None:
+        _name_padding(model, self.tokenizer)
         model.save_pretrained(out)
         for file in (self.folder / part for part in (*TOKENIZER_FILES, "generation_config.json")):
             if file.is_file():
@@ -144,9 +146,7 @@ class HuggingFaceSource(ModelSource):
         eos, pad = (_text_of(about.get(name)) for name in ("eos_token", "pad_token"))
         ids = [made.id_of(eos) if eos else None, _end_of_turn(self._template, made)]
         made.stop = stop_tokens(self.generation.get("eos_token_id"), self.config.eos_token_id, *ids)
-        pads = (_first(self.config.pad_token_id), made.id_of(pad) if pad else None, *made.stop, 0)
-        made.pad = next(i for i in pads if i is not None)
-        return _fits(made, self.config, str(self.folder))
+        return _fits(made, self.config, made.id_of(pad) if pad else None)
 
     @property
     def chat_template(self) -> ChatTemplate:
@@ -184,8 +184,9 @@ class GGUFSource(ModelSource):
         return pretrained.build(self.family, self.config, weights, str(self.file.path))
 
     def save_merged(self, model: Decoder, out: Path) -> None:
-        model.save_pretrained(out)
         tokenizer = self.tokenizer
+        _name_padding(model, tokenizer)
+        model.save_pretrained(out)
         tokenizer.save(out / "tokenizer.json")
         about: dict[str, Any] = {"bos_token": tokenizer.bos_token or None, "eos_token": tokenizer.eos_token or None}
         if self._template is not None:
@@ -196,7 +197,7 @@ class GGUFSource(ModelSource):
     def tokenizer(self) -> GGUFTokenizer:
         made = GGUFTokenizer(self.file.metadata, str(self.file.path))
         made.stop = stop_tokens(made.stop, _end_of_turn(self._template, made))
-        return _fits(made, self.config, str(self.file.path))
+        return _fits(made, self.config, made.pad)
 
     @property
     def chat_template(self) -> ChatTemplate:
@@ -248,11 +249,28 @@ def _end_of_turn(template: ChatTemplate | None, tokenizer: LibraryTokenizer) -> 
     return ids[0] if ids and tokenizer.is_special(ids[0]) else None
 
 
-def _fits(tokenizer: Any, config: ModelConfig, where: str) -> Any:
-    """The tokenizer. Raises LoadError if it has more tokens than the model."""
-    if len(tokenizer) > config.vocab_size:
-        raise LoadError(f"{where}: its tokenizer has {len(tokenizer):,} tokens, and the model knows {config.vocab_size:,}")
+def _fits(tokenizer: Any, config: ModelConfig, pad: int | None) -> Any:
+    """The tokenizer, told what the model is. Raises LoadError if its vocabulary has more tokens than the model.
+
+    Added tokens may be beyond the model's: a text that contains one is refused. `pad` is the tokenizer's own padding token,
+    which is used if the configuration names none; then the first that ends a text. A stored classifier without a padding
+    token reads its class at the very last token, as in transformers.
+    """
+    if (odd := tokenizer.token_beyond(config.vocab_size)) is not None:
+        count = f"its tokenizer has {len(tokenizer):,} tokens, and the model knows {config.vocab_size:,}"
+        raise LoadError(f"{tokenizer.where}: {count}: it lacks {odd!r}, so the tokenizer is of another model")
+    named = _first(config.pad_token_id)
+    choices = [i for i in (named, pad, _first(config.eos_token_id), *tokenizer.stop, 0) if i is not None]
+    tokenizer.pad = next(i for i in choices if i < config.vocab_size)
+    tokenizer.known = config.vocab_size
+    tokenizer.trailing = named if named is not None or config.labels else tokenizer.pad
     return tokenizer
+
+
+def _name_padding(model: Decoder, tokenizer: Tokenizer) -> None:
+    """Make a classifier's configuration name the padding token, by which transformers finds the token to classify by."""
+    if model.classifies and model.cfg.pad_token_id is None:
+        model.cfg = dataclasses.replace(model.cfg, pad_token_id=tokenizer.pad)
 
 
 def _text_of(token: Any) -> str:

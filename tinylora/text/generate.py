@@ -87,14 +87,17 @@ def generate_batch(
         yield [row[-1] if on else None for row, on in zip(rows, running, strict=True)]
 
 
-def pieces(tokens: Iterable[int], decode: Callable[[list[int]], str]) -> Iterator[str]:
+def pieces(tokens: Iterable[int], decode: Callable[[list[int]], str], prompt: Sequence[int] = ()) -> Iterator[str]:
     """Decode tokens as they arrive; a piece of text is yielded as soon as its last character is complete.
+
+    Give the `prompt` that they continue where that is printed before them: some tokenizers drop the space before the first
+    word of a text.
 
     >>> list(pieces([72, 195, 164, 33], lambda ids: bytes(ids).decode(errors="replace")))
     ['H', 'ä', '!']
     """
-    known: list[int] = []
-    said = text = ""
+    known = list(prompt[-8:])
+    said = text = decode(known) if known else ""
     for token in tokens:
         known.append(token)
         text = decode(known)

@@ -67,7 +67,7 @@ class GGUFTokenizer(LibraryTokenizer):
         ids = dict.fromkeys(number for number in stop if number is not None)
         pads = [number for number in (entries.id("padding_token_id"), self.eos, 0) if number is not None]
         begin = entries.added("bos", self.bos, family in (_llama3,))
-        super().__init__(made, tuple(ids), pads[0], begin, entries.added("eos", self.eos, False))
+        super().__init__(made, tuple(ids), pads[0], begin, entries.added("eos", self.eos, False), where=where)
         tokens = metadata[PREFIX + "tokens"]
         self.bos_token, self.eos_token = ("" if i is None else tokens[i] for i in (self.bos, self.eos))
 

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tinylora.formats import LoadError, strict_json
+from tinylora.formats import LoadError
+from tinylora.text import folder_tokenizer
 
 TOKENIZER_FILES = (
     "tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "tokenizer_config.json", "special_tokens_map.json",
@@ -66,16 +67,30 @@ BYTES = ByteTokenizer()
 class LibraryTokenizer:
     """A tokenizer of the library `tokenizers`; `stop` and `pad` are ids of its vocabulary.
 
-    `begin` and `end` are put before and after a message, in addition to what the library's tokenizer adds.
+    `begin` and `end` are put before and after a message, in addition to what the library's tokenizer adds. `max_length` and
+    `truncation_side` say how a message is cut. The model behind it sets two more: `trailing` is its padding token, which
+    does not count at the end of a message, and `known` the number of tokens in its embedding.
     """
 
+    trailing: int | None = None
+    known: int | None = None
+
     def __init__(
-        self, tokenizer: Any, stop: Sequence[int], pad: int, begin: Sequence[int] = (), end: Sequence[int] = ()
+        self,
+        tokenizer: Any,
+        stop: Sequence[int],
+        pad: int,
+        begin: Sequence[int] = (),
+        end: Sequence[int] = (),
+        max_length: int | None = None,
+        truncation_side: str = "right",
+        where: str = "",
     ) -> None:
         self._tokenizer = tokenizer
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self.stop, self.pad = tuple(stop), pad
+        self.stop, self.pad, self.where = tuple(stop), pad, where
+        self.max_length, self.truncation_side = max_length, truncation_side
         self._begin, self._end = list(begin), list(end)
 
     def __len__(self) -> int:
@@ -83,11 +98,39 @@ class LibraryTokenizer:
         return self._tokenizer.get_vocab_size()
 
     def encode(self, text: str, context: int) -> np.ndarray:
+        """A message as tokens, (T,): at least one, at most `context` and `max_length`.
+
+        What the tokenizer adds is never cut off. `trailing` tokens at the end are left out, so that the last token is the
+        one that transformers classifies by: the last that is not the model's padding token, else the first.
+        """
         ids = [*self._begin, *self._ids(text, True), *self._end]
-        return np.array((ids or [self.pad])[:context])
+        limit = min(context, self.max_length or context)
+        if len(ids) > limit:
+            ids = self._cut(text, limit)
+        end = len(ids)
+        while end > 1 and ids[end - 1] == self.trailing:
+            end -= 1
+        return np.array(self._checked(ids[:end]) or [self.pad])
+
+    def _cut(self, text: str, limit: int) -> list[int]:
+        """As _ids with all that is added, but only so much of the text that these are `limit` tokens."""
+        room = limit - len(self._begin) - len(self._end)
+        encoding = self._tokenizer.encode(text.encode("utf-8", "replace").decode(), add_special_tokens=False)
+        inside = max(0, room - self._tokenizer.num_special_tokens_to_add(False))
+        encoding.truncate(inside, direction=self.truncation_side)
+        return [*self._begin, *self._tokenizer.post_process(encoding).ids, *self._end][:limit]
+
+    def _checked(self, ids: list[int]) -> list[int]:
+        """The ids. Raises LoadError for a token that the model does not have."""
+        if self.known is not None and ids and (odd := max(ids)) >= self.known:
+            token = f"{self.where}: the text contains {self._tokenizer.id_to_token(odd)!r}, token {odd:,} of this tokenizer"
+            raise LoadError(
+                f"{token}, and the model has {self.known:,} tokens: resize its embedding, or leave that token out"
+            )
+        return ids
 
     def prompt(self, text: str) -> list[int]:
-        return [*self._begin, *self._ids(text, True)] or [self.pad]
+        return self._checked([*self._begin, *self._ids(text, True)]) or [self.pad]
 
     def with_ends(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         found = self._tokenizer.encode(text.encode("utf-8", "replace").decode(), add_special_tokens=True)
@@ -97,10 +140,16 @@ class LibraryTokenizer:
 
     def tokens(self, text: str) -> list[int]:
         """The tokens of `text` with nothing added: for chat templates, which write special tokens themselves."""
-        return self._ids(text, False)
+        return self._checked(self._ids(text, False))
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(list(ids))
+
+    def token_beyond(self, count: int) -> str | None:
+        """The first token with an id of at least `count`, added ones aside; None if there is none."""
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=False)
+        ids = [number for number in vocabulary.values() if number >= count] if len(vocabulary) > count else []
+        return self._tokenizer.id_to_token(min(ids)) if ids else None
 
     def is_special(self, id: int) -> bool:
         """Whether it is a special token, such as the end of a turn."""
@@ -122,32 +171,12 @@ class LibraryTokenizer:
 class FolderTokenizer(LibraryTokenizer):
     """The tokenizer of a Hugging Face folder: `tokenizer.json`, else GPT-2's `vocab.json` and `merges.txt`.
 
-    Nothing is added to a message that the folder's tokenizer does not add. Without `pad` the first of `stop` is used. Raises
+    It gives the ids that transformers gives (see folder_tokenizer.py). Without `pad` the first of `stop` is used. Raises
     LoadError if the files are missing or broken, RuntimeError if the library is missing.
     """
 
     def __init__(self, folder: Path, stop: Sequence[int] = (), pad: int | None = None) -> None:
-        super().__init__(_read(folder), stop, pad if pad is not None else stop[0] if stop else 0)
-
-
-def _read(folder: Path) -> Any:
-    files = [folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt")]
-    if not files[0].is_file() and not (files[1].is_file() and files[2].is_file()):
-        raise LoadError(f"{folder}: no tokenizer.json, nor vocab.json and merges.txt")
-    try:
-        import tokenizers
-    except ImportError:
-        raise RuntimeError(f"{folder} has a tokenizer, which needs a library: pip install 'tinylora[hf]'") from None
-    try:
-        if files[0].is_file():
-            return tokenizers.Tokenizer.from_file(str(files[0]))
-        space = strict_json.read_optional(folder / "tokenizer_config.json").get("add_prefix_space") is True
-        byte_level = tokenizers.ByteLevelBPETokenizer.from_file(str(files[1]), str(files[2]), add_prefix_space=space)
-        byte_level.add_special_tokens([t for t in ("<|endoftext|>",) if byte_level.token_to_id(t) is not None])
-        added = strict_json.read_optional(folder / "added_tokens.json")
-        byte_level.add_special_tokens(sorted(added, key=lambda token: added[token]))
-        if odd := [token for token, number in added.items() if byte_level.token_to_id(token) != number]:
-            raise ValueError(f"added_tokens.json gives {odd[0]!r} a number that is not the next")
-    except Exception as error:  # the library raises plain Exception
-        raise LoadError(f"{folder}: its tokenizer is not readable ({error})") from None
-    return byte_level
+        built = folder_tokenizer.build(Path(folder))
+        pad = pad if pad is not None else stop[0] if stop else 0
+        how = built.max_length, built.truncation_side
+        super().__init__(built.tokenizer, stop, pad, (), (), *how, where=str(folder))
