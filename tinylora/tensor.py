@@ -16,8 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinylora.backend import Array, Switch, array_module, check_unchanged, device, device_of, full, is_floating
-from tinylora.backend import overwrite, owner, total, writes
+from tinylora.backend import (
+    Array,
+    Switch,
+    array_module,
+    check_unchanged,
+    device,
+    device_of,
+    full,
+    is_floating,
+    overwrite,
+    owner,
+    total,
+    writes,
+)
 from tinylora.op import Op, every_dtype, this_thread
 
 if TYPE_CHECKING:
