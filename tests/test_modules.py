@@ -35,7 +35,7 @@ def test_attributes_register_themselves():
     assert [name for name, _ in model.named_modules()] == ["", "first", "second", "second.0", "second.1"]
     assert [name for name, _ in model.named_children()] == ["first", "second"]
     assert [name for name, _ in model.named_buffers()] == ["mask", "cache"]
-    assert list(model.state_dict()) == ["scale", "first.weight", "first.bias", "second.0.weight", "mask"]
+    assert list(model.state_dict()) == ["scale", "mask", "first.weight", "first.bias", "second.0.weight"]
     assert len(list(model.parameters())) == 4 and len(list(model.modules())) == 5 and len(list(model.children())) == 2
     assert model.get_submodule("second.0") is model.second[0]
 

@@ -47,8 +47,13 @@ def written(*arrays: Array) -> None:
             key = id(whole)
             writes.count += 1
             known = writes.last.get(key)
-            ref = known[0] if known else weakref.ref(whole, lambda _, key=key: writes.last.pop(key, None))
+            ref = known[0] if known else weakref.ref(whole, functools.partial(_forget, key))
             writes.last[key] = ref, writes.count
+
+
+def _forget(key: int, _: object) -> None:
+    """The array with this id is gone."""
+    writes.last.pop(key, None)
 
 
 def overwrite(array: Array, value: Any, index: Any = ...) -> None:

@@ -62,7 +62,7 @@ def _in_blocks(x: np.ndarray, axis: int) -> np.ndarray:
     before, after = x.shape[:axis], x.shape[axis + 1 :]
     while (n := x.shape[axis]) > FEW:
         whole = n - n % BLOCK
-        head = (slice(None),) * axis
+        head: tuple[Any, ...] = (slice(None),) * axis
         blocks = x[(*head, slice(whole))].reshape(*before, whole // BLOCK, BLOCK, *after)  # a view
         sums = np.empty((*before, -(-n // BLOCK), *after), x.dtype)
         blocks.sum(axis=axis + 1, out=sums[(*head, slice(whole // BLOCK))])

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from tinylora.nn.count import ParameterCount, count_parameters
-from tinylora.nn.state import load_state_dict, locate, move, state_dict
+from tinylora.nn.state import load_state_dict, locate, move, own_state
 from tinylora.tensor import Tensor
 
 
@@ -156,13 +156,14 @@ class Module:
         return self
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode: dropout is on. Weights do not change."""
-        for module in self.modules():
-            module.training = mode
+        """Training mode: dropout is on. Calls `train` of every child, which may do more."""
+        self.training = mode
+        for child in self.children():
+            child.train(mode)
         return self
 
     def eval(self) -> Self:
-        """Evaluation mode: dropout is off. Weights do not change."""
+        """Evaluation mode: dropout is off."""
         return self.train(False)
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
@@ -189,9 +190,20 @@ class Module:
         return self.to(np.float32)
 
     # ------------------------------------------------------------------- saving, counting, printing
-    def state_dict(self) -> dict[str, Tensor]:
-        """Every parameter and persistent buffer by path; the tensors share memory with the module."""
-        return state_dict(self)
+    def state_dict(
+        self, *, destination: dict[str, Any] | None = None, prefix: str = "", keep_vars: bool = False
+    ) -> dict[str, Any]:
+        """Every parameter and persistent buffer by path; the tensors share memory with the module.
+
+        Calls `state_dict` of every child with the dictionary so far as `destination`, and the path to it as `prefix`. With
+        `keep_vars` the parameters themselves, otherwise detached.
+        """
+        state = {} if destination is None else destination
+        for name, tensor in own_state(self, prefix):
+            state[prefix + name] = tensor if keep_vars else tensor.detach()
+        for name, child in self.named_children():
+            child.state_dict(destination=state, prefix=f"{prefix}{name}.", keep_vars=keep_vars)
+        return state
 
     def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> tuple[list[str], list[str]]:
         """Copy `state` into the parameters, keeping their dtype and device. Returns (missing, unexpected) names.

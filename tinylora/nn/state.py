@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinylora.backend import bfloat16, is_device, is_floating, known, to_device
+from tinylora.backend import bfloat16, is_device, is_floating, known, overwrite, to_device
 from tinylora.tensor import Tensor
 
 if TYPE_CHECKING:
     from tinylora.nn.module import Module
 
 
-def state_dict(module: Module) -> dict[str, Tensor]:
-    """Every parameter and persistent buffer by path; the tensors share memory with the module."""
-    for path, m in module.named_modules():
-        if getattr(m, "merged", False) is True:
-            way_out = "unmerge() to have it apart, or merge_and_unload to have plain weights"
-            raise RuntimeError(
-                f"{path or 'this layer'} is merged, and its state would hold the change twice: call {way_out}"
-            )
-    state = {path: p.detach() for path, p, _ in module.named_tensors("_parameters")}
-    for path, buffer, owner in module.named_tensors("_buffers"):
-        if path.rpartition(".")[2] not in owner._transient:
-            state[path] = buffer.detach()
-    return state
+def own_state(module: Module, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The parameters and persistent buffers of a module itself, by name."""
+    if getattr(module, "merged", False) is True:
+        way_out = "unmerge() to have it apart, or merge_and_unload to have plain weights"
+        where = prefix.removesuffix(".") or "this layer"
+        raise RuntimeError(f"{where} is merged, and its state would hold the change twice: call {way_out}")
+    buffers = {name: buffer for name, buffer in module._buffers.items() if name not in module._transient}
+    return ((name, tensor) for name, tensor in (module._parameters | buffers).items() if tensor is not None)
 
 
 def load_state_dict(module: Module, state: dict[str, Any], strict: bool) -> tuple[list[str], list[str]]:
     """Copy `state` into the parameters, keeping their dtype and device. See `Module.load_state_dict`."""
-    own = {path: t for store in ("_parameters", "_buffers") for path, t, _ in module.named_tensors(store)}
-    wanted = state_dict(module).keys()
+    own: dict[str, Tensor] = {}
+    for path, m in module.named_modules():
+        prefix = f"{path}." if path else ""
+        own.update((prefix + name, tensor) for name, tensor in own_state(m, prefix))
+    wanted = own.keys()
     missing, unexpected = [k for k in wanted if k not in state], [k for k in state if k not in wanted]
     faults = [f"missing: {k}" for k in missing] + [f"unexpected: {k}" for k in unexpected] if strict else []
     faults += [
@@ -43,7 +42,7 @@ def load_state_dict(module: Module, state: dict[str, Any], strict: bool) -> tupl
         raise RuntimeError(f"cannot load into {type(module).__name__}:\n  " + "\n  ".join(faults))
     for k in [k for k in wanted if k in state]:
         array = state[k].array if isinstance(state[k], Tensor) else state[k]
-        own[k].array = to_device(array, own[k].device).astype(own[k].dtype)
+        overwrite(own[k].array, to_device(array, own[k].device))
     return missing, unexpected
 
 

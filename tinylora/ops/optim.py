@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tinylora.backend import total, wide
 from tinylora.op import every_dtype
 
@@ -18,7 +20,9 @@ def adam(xp, *arrays, numbers, apart):
     since the next replay reads what this one wrote.
     """
     n = len(arrays) // 4
-    weights, ms, vs = [], [], []
+    weights: list[Any] = []
+    ms: list[Any] = []
+    vs: list[Any] = []
     rows = zip(arrays[:n], arrays[n : 2 * n], arrays[2 * n : 3 * n], arrays[3 * n :], numbers(), strict=True)
     for w, g, m, v, (t, lr, b1, b2, eps, decay) in rows:
         dtype, w, g, m, v = w.dtype, *map(wide, (w, g, m, v))

@@ -33,7 +33,7 @@ def store(input: Tensor, new: Tensor) -> Tensor:
     if is_floating(new.dtype) and not is_floating(input.dtype):
         raise RuntimeError(f"in place, a tensor of {input.dtype} cannot become {new.dtype}")
     new = to(new, input.dtype)
-    return assign(input, new.array, new.node)
+    return assign(input, new.array, new.node, derived=True)
 
 
 # -------------------------------------------------------------------------------------- arithmetic

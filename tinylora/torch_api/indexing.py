@@ -96,10 +96,7 @@ def setitem(x: Tensor, index: Any, value: Any) -> None:
     basic, advanced = _normal(index, x.shape, x)
     part = view(ops.getitem, x, index=basic)
     value = operand(value)
-    if isinstance(value, Tensor):
-        value = value.to(part.device, x.dtype)
-    else:
-        value = number(value, x.dtype)
+    value = value.to(part.device, x.dtype) if isinstance(value, Tensor) else number(value, x.dtype)
     if not advanced:
         part.copy_(_trimmed(value, part.array.ndim) if isinstance(value, Tensor) else value)
     elif tracked(part, value):

@@ -12,7 +12,7 @@ from typing import Any
 
 from tinylora.backend import Array, array_module, overwrite, owner
 from tinylora.op import Op
-from tinylora.tensor import Node, Tensor, grad_enabled, record
+from tinylora.tensor import Node, Tensor, grad_enabled, record, sum_to
 
 Steps = tuple[tuple[Op, dict[str, Any]], ...]
 
@@ -66,10 +66,11 @@ def tracked(input: Tensor, *others: Any) -> bool:
     return grad_enabled() and any(node is not None for node in nodes)
 
 
-def assign(input: Tensor, value: Any, node: Node | None = None) -> Tensor:
+def assign(input: Tensor, value: Any, node: Node | None = None, derived: bool = False) -> Tensor:
     """Write `value`, an array or a number, into the memory of `input`. `node` is the place of the value in the graph.
 
-    Raises RuntimeError for a leaf that requires grad, or a view of one, outside of no_grad.
+    If the value is not `derived` from `input`, what that was computed from gets zeros as its gradient. Raises RuntimeError for a leaf that
+    requires grad, or a view of one, outside of no_grad.
     """
     root = root_of(input)
     if not grad_enabled() or (node is None and input.node is None and root.node is None):
@@ -79,18 +80,25 @@ def assign(input: Tensor, value: Any, node: Node | None = None) -> Tensor:
         if x.node is not None and x.is_leaf:
             raise RuntimeError(f"{what} cannot be changed in place outside no_grad()")
     overwrite(input.array, value)
-    input.node = node and Node(input.shape, ((node, _same),))
-    if root is not input:
-        root.node = _with_part(root, input.alias.steps, root.node, input.node)
+    if root is input:
+        edges = [(node, _same)] if node is not None else []
+        edges += [(root.node, _zeros)] if root.node is not None and not derived else []
+        root.node = Node(root.shape, tuple(edges))
+    else:
+        root.node = _with_part(root, input.alias.steps, root.node, node)
     for ref in list(root.alias.views.values()) if type(root.alias) is Family else ():
         other = ref()
-        if other is not None and other is not input:
-            other.node = root.node and Node(other.shape, ((root.node, _vjp(root, other.alias.steps)),))
+        if other is not None:
+            other.node = node if other is input and node else Node(other.shape, ((root.node, _vjp(root, other.alias.steps)),))
     return input
 
 
 def _same(g: Array) -> Array:
     return g
+
+
+def _zeros(g: Array) -> Array:
+    return array_module(g).zeros(g.shape, g.dtype)
 
 
 def _part(array: Array, steps: Steps) -> Array:
@@ -101,36 +109,40 @@ def _part(array: Array, steps: Steps) -> Array:
 
 
 def _vjp(root: Tensor, steps: Steps) -> Any:
-    """From the gradient of a view to that of its root."""
-    shape = root.shape
+    """From the gradient of a view to that of its root: through the ops, last to first."""
+    array, back = root.array, []
+    for op, options in steps:
+        shape = array.shape
+        array, (vjp,) = op.definition(array_module(array), array, **options)
+        back.append((vjp, shape))
 
     def d_root(g: Array) -> Array:
-        d = array_module(g).zeros(shape, g.dtype)
-        return _replaced(d, steps, g)
+        for vjp, shape in reversed(back):
+            g = sum_to(vjp(g), shape)
+        return g
 
     return d_root
 
 
-def _with_part(root: Tensor, steps: Steps, before: Node | None, part: Node | None) -> Node | None:
+def _with_part(root: Tensor, steps: Steps, before: Node | None, part: Node | None) -> Node:
     """The node of the root with a part replaced: the part gets its gradient there, and what was there before gets none."""
 
     def d_part(g: Array) -> Array:
         return _part(g, steps)
 
     def d_before(g: Array) -> Array:
-        return _replaced(array_module(g).array(g, order="C"), steps, 0)
+        return _without(array_module(g).array(g, order="C"), steps)
 
     edges = [(part, d_part)] if part is not None else []
     edges += [(before, d_before)] if before is not None else []
-    return Node(root.shape, tuple(edges)) if edges else None
+    return Node(root.shape, tuple(edges))
 
 
-def _replaced(d: Array, steps: Steps, value: Any) -> Array:
-    """d, in row order, with the part that `steps` lead to overwritten by `value`."""
+def _without(d: Array, steps: Steps) -> Array:
+    """d, an array in row order, with zeros in the part that `steps` lead to."""
     part = _part(d, steps)
     if owner(part) is owner(d):
-        part[...] = value
-    else:  # in this memory layout it is no view: find the part by the numbers of its elements
-        places = _part(array_module(d).arange(d.size).reshape(d.shape), steps)
-        d.reshape(-1)[places] = value
+        part[...] = 0
+    else:  # no view in this memory layout: find the part by the numbers of its elements
+        d.reshape(-1)[_part(array_module(d).arange(d.size).reshape(d.shape), steps)] = 0
     return d
