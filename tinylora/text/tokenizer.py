@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tinylora.formats import LoadError, strict_json
+from tinylora.formats import LoadError, safetensors, strict_json
 
 TOKENIZER_FILES = (
     "tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "tokenizer_config.json", "special_tokens_map.json",
@@ -108,7 +108,7 @@ class LibraryTokenizer:
 
     def save(self, path: Path) -> None:
         """Write it as a tokenizer.json."""
-        self._tokenizer.save(str(path))
+        safetensors.write(path, self._tokenizer.to_str(pretty=True))
 
     def id_of(self, token: str) -> int | None:
         """The id of one token of the vocabulary, None if there is no such token."""
