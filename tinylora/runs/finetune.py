@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tinylora import backend
-from tinylora.adapters import apply_lora
+from tinylora.adapters import apply_lora, fingerprint, pissa_to_lora
 from tinylora.formats import strict_json
 from tinylora.models.decoder import Decoder
 from tinylora.models.source import ModelSource
@@ -88,8 +88,11 @@ def _go_on(run: OpenRun, recipe: Recipe, reporter: Reporter, signals: Signals) -
     )  # fmt: skip
     prepared = _prepare(recipe)
     source, net, work, parts = prepared
+    base = fingerprint(net, recipe.lora.train)
+    if run.resumed and run.about.get("base", base) != base:
+        raise FolderError(f"{run.folder} was begun with another base model: {source.name} has changed since")
     run.note(
-        model=source.name, labels=list(net.cfg.labels), task={"name": work.name, **work.describe()},
+        model=source.name, base=base, labels=list(net.cfg.labels), task={"name": work.name, **work.describe()},
         examples={name: len(part) for name, part in parts._asdict().items()},
     )  # fmt: skip
     found, damaged = run.newest()
@@ -146,7 +149,8 @@ def _finish(
         reporter.note(f"kept: the state after epoch {state.best.epoch}, step {state.best.step:,}, the best of all validated")
     score = work.evaluate(net, parts.test)
     reporter.tested(score)
-    save_result(run.folder, source, net, recipe.lora)
+    config = pissa_to_lora(net, recipe.lora) if recipe.variant == "pissa" else recipe.lora
+    save_result(run.folder, source, net, config)
     best = {"epoch": state.best.epoch, "step": state.best.step}
     trained = {"epochs": state.epoch, "steps": state.step}
     ended = {"status": "failed", "reason": failure} if failure else {"status": "finished"}

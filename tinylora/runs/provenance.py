@@ -50,9 +50,9 @@ def recipe_in(about: dict[str, Any], folder: Path) -> Recipe:
 
 def differences(about: dict[str, Any], recipe: Recipe, files: dict[str, dict[str, str]]) -> list[str]:
     """What differs between a run's config.json and a request to go on with it, each in a few words."""
-    default = {f.name: f.default for f in dataclasses.fields(Recipe)}
-    now: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
-    then = {name: json.loads(json.dumps(default[name])) for name in now.keys() - {"model", "data"}} | about["recipe"]
+    default = {f.name: f.default for f in dataclasses.fields(Recipe) if f.default is not dataclasses.MISSING}
+    now: dict[str, Any] = _json(dataclasses.asdict(recipe))
+    then = _json(default) | about["recipe"]
     found = [_changed(k, then.get(k), now[k]) for k in now if k not in NOT_COMPARED and then.get(k) != now[k]]
     device = str(backend.default_device())
     for name, old, new in (("model", about["model"], recipe.base), ("device", about.get("device", device), device)):
@@ -65,6 +65,11 @@ def differences(about: dict[str, Any], recipe: Recipe, files: dict[str, dict[str
         elif old_file and new_file and old_file["sha256"] != new_file["sha256"]:
             found.append(f"the content of {new_file['path']} is another one (by its SHA-256)")
     return found
+
+
+def _json(value: Any) -> Any:
+    """What stays of it in a file: lists for tuples."""
+    return json.loads(json.dumps(value))
 
 
 def _changed(name: str, old: Any, new: Any) -> str:

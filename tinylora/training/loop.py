@@ -95,7 +95,7 @@ class Trainer:
         one = np.zeros((1, 1), int)
         self._each = 1 + len(task.inputs(one, one))  # inputs of a step for each batch
         self._arranged: tuple[int, list[list[list[int]]]] = (0, [])  # an epoch, and its steps
-        self.steps_per_epoch = len(self._order(1))
+        self.steps_per_epoch = len(self._steps_of(1))
 
     @property
     def steps(self) -> int:
@@ -123,8 +123,9 @@ class Trainer:
                     self._validated(score)
                 else:
                     self.model.train()
-                    done = self.step(self._order(state.epoch + 1)[state.step_in_epoch])
-                    if state.step_in_epoch == len(self._order(state.epoch + 1)):
+                    steps = self._steps_of(state.epoch + 1)
+                    done = self.step(steps[state.step_in_epoch])
+                    if state.step_in_epoch == len(steps):
                         state.epoch, state.step_in_epoch = state.epoch + 1, 0
                     self.reporter.stepped(done)
                 state.finished |= state.epoch == self.config.epochs and not self._validation_due()
@@ -169,10 +170,13 @@ class Trainer:
 
     def _order(self, epoch: int) -> list[list[list[int]]]:
         """The steps of an epoch, which follow from the seed: resumed training goes on in the same order."""
+        rng = np.random.default_rng([self.config.seed, epoch])
+        return arrange([len(e.ids) for e in self.encoded], self.config.batch_size, self.config.accumulate, rng)
+
+    def _steps_of(self, epoch: int) -> list[list[list[int]]]:
+        """The same; computed once."""
         if self._arranged[0] != epoch:
-            rng = np.random.default_rng([self.config.seed, epoch])
-            lengths = [len(e.ids) for e in self.encoded]
-            self._arranged = epoch, arrange(lengths, self.config.batch_size, self.config.accumulate, rng)
+            self._arranged = epoch, self._order(epoch)
         return self._arranged[1]
 
     def _validation_due(self) -> bool:
