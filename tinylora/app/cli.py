@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tinylora import backend
-from tinylora.app import commands, demo
+from tinylora.app import commands, demo, terminal
 from tinylora.app.commands import UsageError
 from tinylora.models.presets import PRESETS
 from tinylora.runs.lock import FolderError
@@ -154,9 +154,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: print(f"tinylora: warning: {message}", file=sys.stderr)
             args.run(args)
+            sys.stdout.flush()  # a closed pipe is noticed here, not when Python ends
     except (UsageError, FolderError) as error:
         print(f"tinylora: error: {_one_line(error)}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        with terminal.closed_output_is_silent():
+            raise
+        return 128 + 13  # as a program that SIGPIPE ends
     except (ValueError, RuntimeError, LookupError, OSError, ArithmeticError, MemoryError) as error:
         print(f"tinylora: error: {_one_line(error)}", file=sys.stderr)
         return 1
