@@ -219,7 +219,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_starts(caps
         ("a.csv", b"text,date\nhi,today\n", "no label column among text, date: name it with --label-column"),
         ("a.tsv", b"ham\thi\nham\tho\nham\tha\n", "only one class, 'ham'"),
         ("a.tsv", b"ham\thi\nspam\tho\nham\tha\n", "class 'ham' has 2 different messages"),
-        ("a.jsonl", b"{", "line 1 is not JSON"), ("a.pdf", b"%PDF", "expected a .tsv, .csv, .jsonl, .json, .conll or .txt file"),
+        ("a.jsonl", b"{", "line 1 is not JSON"), ("a.pdf", b"%PDF", "expected a .tsv, .csv, .jsonl, .json, .conll or"),
         ("a.tsv", b"label\ttext\nham\n", "line 2 has 1 columns"), ("absent.tsv", None, "absent.tsv: no such file; DATA is"),
     ],
 )  # fmt: skip

@@ -193,7 +193,16 @@ def test_any_program_of_views_and_writes_has_pytorch_s_numbers_and_gradients(dat
 
 def test_a_copy_is_no_view():
     x = tinylora.arange(6.0).view(2, 3)
-    for made in (x.clone(), x.t().reshape(-1), x.contiguous().clone(), copy.deepcopy(x), x[[0, 1]], x[x > -1], x * 1, x.double()):
+    for made in (
+        x.clone(),
+        x.t().reshape(-1),
+        x.contiguous().clone(),
+        copy.deepcopy(x),
+        x[[0, 1]],
+        x[x > -1],
+        x * 1,
+        x.double(),
+    ):
         made.zero_()
     assert x.tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
 
@@ -303,7 +312,11 @@ def test_no_two_gradients_share_memory():
         return [leaf([1.0, 2.0]) for _ in range(3)]
 
     seed = tinylora.ones(2, dtype=tinylora.float64)
-    for f in (lambda a, b, c: a + b + c, lambda a, b, c: a.view(2) + b - c, lambda a, b, c: tinylora.stack([a, b, c]).sum(0)):
+    for f in (
+        lambda a, b, c: a + b + c,
+        lambda a, b, c: a.view(2) + b - c,
+        lambda a, b, c: tinylora.stack([a, b, c]).sum(0),
+    ):
         a, b, c = fresh()
         f(a, b, c).backward(seed)
         a.grad.mul_(100)

@@ -50,6 +50,20 @@ def test_a_checkpointed_gpt_trains_as_the_other_with_the_same_dropout():
     assert all(np.array_equal(found[1][name], g) for name, g in expected[1].items())
 
 
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_checkpointed_classifier_has_the_same_gradients(layers):
+    """Its last block reads keys and values that were computed outside of it."""
+    found = []
+    for light in (False, True):
+        model = gpt(n_layers=layers)
+        if light:
+            checkpoint_modules(model.trf_blocks)
+        tinylora.manual_seed(5)
+        model.features_at(ids(3, 6), tinylora.tensor([5, 2, 0])).pow(2).sum().backward()
+        found.append({name: p.grad.array for name, p in model.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys() and all(np.array_equal(found[1][k], g) for k, g in found[0].items())
+
+
 def test_it_keeps_the_blocks_inputs_and_no_more():
     kept = []
     for light in (False, True):

@@ -1,12 +1,15 @@
-"""The command line: `tinylora`, and `tinylora count | finetune | predict | generate | chat | perplexity | merge | inspect`.
+"""The command line: `tinylora` alone runs the demo; the commands are those of `parser`.
 
-Exit status: 0, or 2 for wrong usage, or 1 for a run that failed; then one line on standard error says why.
+Exit status: 0, or 2 for wrong usage, or 1 for a run that failed, or 128 + the number of the signal that ended it; then one
+line on standard error says why.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,9 +17,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tinylora import backend
-from tinylora.app import commands, demo
+from tinylora.app import commands, demo, terminal
 from tinylora.app.commands import UsageError
 from tinylora.models.presets import PRESETS
+from tinylora.runs.lock import FolderError
 from tinylora.runs.recipe import Recipe
 
 
@@ -92,6 +96,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--checkpoint", action="store_true", help="less memory, more time: compute activations again")
     sub.add_argument("--no-graph", dest="graph", action="store_false", help="on a GPU, no CUDA graphs")
     sub.add_argument("--out", type=Path, help="a new folder; default runs/NAME-OF-DATA")
+    sub.add_argument("--save-every", metavar="N|Ns", help="save in this many steps or seconds; default: after each epoch")
+    sub.add_argument("--resume", action="store_true", help="go on with the run in --out, if there is one")
+
+    sub = command("resume", commands.resume)
+    sub.add_argument("folder", metavar="RUN", help="a run's folder")
 
     sub = command("predict", commands.predict_texts, help="where the base model is now, if it moved")
     sub.add_argument("adapter", metavar="ADAPTER", help="a run's folder, an adapter file, or a merged model")
@@ -145,13 +154,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: print(f"tinylora: warning: {message}", file=sys.stderr)
             args.run(args)
-    except UsageError as error:
-        print(f"tinylora: error: {error}", file=sys.stderr)
+            sys.stdout.flush()  # a closed pipe is noticed here, not when Python ends
+    except (UsageError, FolderError) as error:
+        print(f"tinylora: error: {_one_line(error)}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        with terminal.closed_output_is_silent():
+            raise
+        return 128 + 13  # as a program that SIGPIPE ends
     except (ValueError, RuntimeError, LookupError, OSError, ArithmeticError, MemoryError) as error:
         print(f"tinylora: error: {_one_line(error)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("tinylora: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            print(f"tinylora: {error or 'interrupted'}", file=sys.stderr)
+        return 128 + getattr(error, "signal", signal.SIGINT)
     return 0

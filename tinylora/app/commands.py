@@ -17,7 +17,7 @@ from tinylora.adapters import inspect_adapter
 from tinylora.app import conversation, demo, terminal
 from tinylora.models.names import preset
 from tinylora.models.source import ModelSource
-from tinylora.runs.finetune import finetune as tinylora_finetune
+from tinylora.runs import finetune as finetuning
 from tinylora.runs.recipe import Recipe
 from tinylora.runs.run import Run
 from tinylora.runs.run_folder import adapter_file, check_output, load_language_model, save_merged
@@ -53,18 +53,30 @@ def count(args: argparse.Namespace) -> None:
 def finetune(args: argparse.Namespace) -> None:
     """Fine-tune a model with LoRA on a file of examples."""
     out = args.out or Path("runs") / Path(args.data).stem
-    usage(check_output, out)
     if not Path(args.data).is_file():
         raise FileNotFoundError(f"{args.data}: no such file; DATA is a .tsv, .csv or .jsonl file of labelled messages")
     options = {f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe) if hasattr(args, f.name)}
     try:
         with terminal.Training() as reporter:
-            run = tinylora_finetune(options.pop("model"), options.pop("data"), out=out, reporter=reporter, **options)
+            run = finetuning.finetune(out=out, reporter=reporter, resume=args.resume, **options)
     except ColumnError as error:
         names = {"text": "--text-column", "label": "--label-column"}
         given = [f"{names[role]} {shlex.quote(name)}" for role, name in error.suggested.items()]
         raise ValueError(f"{error}: name it with {' '.join(given) or names[error.lacking] + ' NAME'}") from None
-    terminal.say(f"\nwritten: {', '.join(sorted(str(path) for path in run.folder.iterdir()))}")
+    terminal.say()
+    _say_written(run.folder)
+
+
+def resume(args: argparse.Namespace) -> None:
+    """Go on with a run that was interrupted, to the same bytes as if it had not been."""
+    with terminal.Training() as reporter:
+        run = finetuning.resume(args.folder, reporter)
+    terminal.say()
+    _say_written(run.folder)
+
+
+def _say_written(folder: Path) -> None:
+    terminal.say(f"written: {', '.join(sorted(str(path) for path in folder.iterdir()))}")
 
 
 def predict_texts(args: argparse.Namespace) -> None:
@@ -119,7 +131,7 @@ def merge(args: argparse.Namespace) -> None:
     """Write base + adapter as one plain model folder."""
     usage(check_output, args.out)
     save_merged(args.adapter, args.out, args.model)
-    terminal.say(f"written: {', '.join(sorted(str(path) for path in args.out.iterdir()))}")
+    _say_written(args.out)
 
 
 def inspect(args: argparse.Namespace) -> None:

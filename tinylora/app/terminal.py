@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Self, TypeVar
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Self, TextIO, TypeVar, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -18,7 +22,38 @@ from tinylora.tasks.task import Score, Task
 from tinylora.training.report import Reporter, Step
 
 T = TypeVar("T")
-console = Console(highlight=False, soft_wrap=True, emoji=False)
+
+
+class Output:
+    """Standard output, or nothing once its reader is gone: `tinylora finetune DATA | head` goes on training."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stdout, name)
+
+    def write(self, text: str) -> int:
+        with closed_output_is_silent():
+            return sys.stdout.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with closed_output_is_silent():
+            sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def closed_output_is_silent() -> Iterator[None]:
+    """Ignore that the pipe or the terminal behind standard output was closed, and write nothing to it from then on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # also what Python flushes at its end
+        os.close(nowhere)
+
+
+console = Console(file=cast(TextIO, Output()), highlight=False, soft_wrap=True, emoji=False)
 if not console.is_terminal:
     console.width = 10_000  # tables in files and pipes are not truncated
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
     "U8": "u1", "BOOL": "?",
 }  # fmt: skip
+TEMPORARY = ".tinylora-part"  # the end of the name of a file that is being written
 SLAB = 1 << 20  # elements copied at a time, to keep little of the map in memory
 
 
@@ -110,7 +112,15 @@ def save(path: str | Path, arrays: dict[str, np.ndarray], metadata: dict[str, st
         try:
             safetensors.numpy.save_file(ready, temporary, metadata)
         except safetensors.SafetensorError as error:
-            raise OSError(f"{path}: not written ({error})") from None
+            raise _os_error(str(error), path) from None
+
+
+def _os_error(text: str, path: str | Path) -> OSError:
+    """The failure that safetensors describes in a text which ends in "(os error 28)", as Python's own."""
+    found = re.search(r"os error (\d+)", text)
+    return (
+        OSError(int(found[1]), os.strerror(int(found[1])), str(path)) if found else OSError(f"{path}: not written ({text})")
+    )
 
 
 def write(path: str | Path, content: bytes | str) -> None:
@@ -121,17 +131,45 @@ def write(path: str | Path, content: bytes | str) -> None:
 
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary file beside `path`, which is synced and renamed to it if the block succeeds."""
+    """A temporary file beside `path`, which is synced and renamed to it if the block succeeds; then the folder is synced.
+
+    Raises OSError that names `path`, not the temporary file.
+    """
     path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    temporary: Path | None = None
+    start = f".{path.name}."
     try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=start, suffix=TEMPORARY)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink()
+    except BaseException as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and Path(error.filename or start).name.startswith(start):
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder last through a power failure, where the system can (POSIX)."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:  # some network file systems refuse it for folders
+        pass
+    finally:
+        os.close(handle)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what writers that were killed left in a folder."""
+    for left in folder.glob(f".*{TEMPORARY}"):
+        left.unlink(missing_ok=True)

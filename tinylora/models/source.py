@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
-import shutil
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Literal
@@ -132,7 +131,7 @@ class HuggingFaceSource(ModelSource):
         model.save_pretrained(out)
         for file in (self.folder / part for part in (*TOKENIZER_FILES, "generation_config.json")):
             if file.is_file():
-                shutil.copyfile(file, out / file.name)
+                safetensors.write(out / file.name, file.read_bytes())
 
     @functools.cached_property
     def generation(self) -> dict[str, Any]:

@@ -1,18 +1,23 @@
-"""finetune(): reads the data, prepares the model, trains it, measures it, and writes a run's folder."""
+"""finetune() and resume(): read the data, prepare the model, train it, measure it, and write a run's folder."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tinylora import backend
-from tinylora.adapters import apply_lora
+from tinylora.adapters import apply_lora, fingerprint, pissa_to_lora
+from tinylora.formats import strict_json
+from tinylora.models.decoder import Decoder
 from tinylora.models.source import ModelSource
-from tinylora.runs.metrics_log import MetricsLog
+from tinylora.runs.lock import FolderError
+from tinylora.runs.open_run import OpenRun, Saver
+from tinylora.runs.provenance import differences, files_of, recipe_in, versions
 from tinylora.runs.recipe import Recipe
 from tinylora.runs.run import Run
-from tinylora.runs.run_folder import check_output, save_run
+from tinylora.runs.run_folder import CONFIG, save_result
+from tinylora.runs.signals import InterruptedRunError, Signals
 from tinylora.tasks import TASKS
 from tinylora.tasks.examples import Splits
 from tinylora.tasks.guess import guess_task
@@ -20,6 +25,7 @@ from tinylora.tasks.task import Task
 from tinylora.training.loop import Trainer
 from tinylora.training.recompute import checkpoint_modules
 from tinylora.training.report import Reporter, Reporters
+from tinylora.training.state import TrainState
 
 
 def finetune(
@@ -29,17 +35,99 @@ def finetune(
     *,
     out: str | Path | None = None,
     reporter: Reporter | None = None,
+    resume: bool = False,
     **options: Any,
 ) -> Run:
     """Fine-tune `model` ("nano", "smollm2", a folder, a file, a name on the hub) with LoRA on the examples in a file.
 
     `task` is "classify", "tag" or "text"; without it, it is guessed from the file.
     `options` are the fields of `Recipe`, which has their defaults. The run is written to the new folder `out`, by default
-    runs/NAME-OF-DATA. Raises ValueError that names the file and the line for data that cannot be read.
+    runs/NAME-OF-DATA. With `resume` a run that was begun there with the same options and data goes on from its newest
+    checkpoint, and ends with the same bytes as if nothing had happened.
+
+    Raises ValueError that names the file and the line for data that cannot be read; FolderError for a folder that is in use,
+    or holds something else; FloatingPointError if the loss becomes NaN, after the best state so far is written, if there
+    is one; and InterruptedRunError, a KeyboardInterrupt, after a checkpoint is written.
     """
     recipe = Recipe(str(model), str(data), task or guess_task(data), **options)
     folder = Path(out) if out is not None else Path("runs") / Path(data).stem
-    check_output(folder)
+    return _run(recipe, folder, reporter or Reporter(), resume)
+
+
+def resume(folder: str | Path, reporter: Reporter | None = None) -> Run:
+    """Go on with the run in `folder` from its newest checkpoint. One that is finished is loaded. Raises as `finetune`."""
+    folder = Path(folder)
+    about = strict_json.read(folder / CONFIG)
+    with backend.device(about.get("device") or backend.default_device()):
+        return _run(recipe_in(about, folder), folder, reporter or Reporter(), resume=True)
+
+
+def _run(recipe: Recipe, folder: Path, reporter: Reporter, resume: bool) -> Run:
+    with Signals() as signals:
+        try:
+            with OpenRun(folder, resume) as run:
+                return _go_on(run, recipe, reporter, signals)
+        except InterruptedRunError as error:
+            again = f"`tinylora resume {folder}` goes on" if folder.is_dir() else "nothing was written"
+            raise InterruptedRunError(f"interrupted: {again}", error.signal) from None
+
+
+def _go_on(run: OpenRun, recipe: Recipe, reporter: Reporter, signals: Signals) -> Run:
+    files = files_of(recipe)
+    if run.resumed:
+        if different := differences(run.about, recipe, files):
+            raise FolderError(f"{run.folder} was begun with other arguments: {'; '.join(different)}")
+        if run.over:
+            reporter.note(f"{run.folder} is finished: there is nothing to go on with")
+            run.checkpoints.remove()  # left if it was killed in its last moment
+            return Run.load(run.folder)
+        if (now := versions()) != (then := run.about.get("versions")):
+            reporter.note(f"the run was begun with other versions, and may end with other bytes: {then} then, {now} now")
+    run.start(
+        model=recipe.base, recipe=dataclasses.asdict(recipe), files=files, versions=versions(),
+        device=str(backend.default_device()),
+    )  # fmt: skip
+    prepared = _prepare(recipe)
+    source, net, work, parts = prepared
+    base = fingerprint(net, recipe.lora.train)
+    if run.resumed and run.about.get("base", base) != base:
+        raise FolderError(f"{run.folder} was begun with another base model: {source.name} has changed since")
+    run.note(
+        model=source.name, base=base, labels=list(net.cfg.labels), task={"name": work.name, **work.describe()},
+        examples={name: len(part) for name, part in parts._asdict().items()},
+    )  # fmt: skip
+    found, damaged = run.newest()
+    for text in damaged:
+        reporter.note(text)
+    both = Reporters(run.begin(found), reporter)
+    both.began(work, parts, net)
+    trainer = Trainer(net, work, parts.train, parts.valid, recipe.training, both)
+    if found:
+        trainer.state.load_state_dict(found.arrays, found.numbers)
+        reporter.note(f"going on after step {trainer.state.step:,} of {trainer.steps:,}")
+    saver = Saver(run, recipe.save_every, signals)
+    failure = None
+    try:
+        with signals.deferred():
+            trainer.run(saver.after_step, saver.validating)
+    except FloatingPointError as error:
+        if not trainer.state.best.step:
+            raise
+        failure = f"{error}; the best state before, of epoch {trainer.state.best.epoch}, is kept"
+        reporter.note(failure)
+    return _finish(run, recipe, prepared, trainer.state, both, failure)
+
+
+class Prepared(NamedTuple):
+    """A model that is ready to be trained on a task's examples."""
+
+    source: ModelSource
+    model: Decoder
+    task: Task
+    parts: Splits
+
+
+def _prepare(recipe: Recipe) -> Prepared:
     parts = _read(TASKS[recipe.task], recipe)
     backend.manual_seed(recipe.seed)
     source = ModelSource.open(recipe.model)
@@ -51,19 +139,27 @@ def finetune(
     apply_lora(net, recipe.lora)
     if recipe.checkpoint:
         checkpoint_modules(net.trf_blocks)
-    log = MetricsLog()
-    reporter = Reporters(log, reporter or Reporter())
-    reporter.began(work, parts, net)
-    state = Trainer(net, work, parts.train, parts.valid, recipe.training, reporter).run()
+    return Prepared(source, net, work, parts)
+
+
+def _finish(
+    run: OpenRun, recipe: Recipe, prepared: Prepared, state: TrainState, reporter: Reporter, failure: str | None
+) -> Run:
+    """Measure the best state, which is in the model, and write it."""
+    source, net, work, parts = prepared
+    if state.best.step < state.step and not failure:
+        reporter.note(f"kept: the state after epoch {state.best.epoch}, step {state.best.step:,}, the best of all validated")
     score = work.evaluate(net, parts.test)
     reporter.tested(score)
-    about = {
-        "recipe": dataclasses.asdict(recipe), "task": {"name": work.name, **work.describe()},
-        "examples": {name: len(part) for name, part in parts._asdict().items()},
-        "best": {"epoch": state.best.epoch, "step": state.best.step}, "test": score.as_dict(),
-    }  # fmt: skip
-    save_run(folder, source, net, recipe.lora, about, log.rows)
-    return Run(folder, net, source, work, score)
+    config = pissa_to_lora(net, recipe.lora) if recipe.variant == "pissa" else recipe.lora
+    save_result(run.folder, source, net, config)
+    best = {"epoch": state.best.epoch, "step": state.best.step}
+    trained = {"epochs": state.epoch, "steps": state.step}
+    ended = {"status": "failed", "reason": failure} if failure else {"status": "finished"}
+    run.finish(**ended, best=best, trained=trained, test=score.as_dict())
+    if failure:
+        raise FloatingPointError(f"{failure}, in {run.folder}")
+    return Run(run.folder, net, source, work, score)
 
 
 def _read(task: type[Task], recipe: Recipe) -> Splits:

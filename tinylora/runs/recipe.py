@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tinylora.adapters import LoRAConfig
@@ -17,7 +18,8 @@ class Recipe:
 
     Fields that LoRAConfig and TrainConfig have too mean the same there. valid, test: files of their own, else parts of
     `data`. max_length: tokens of an example, by default the model's context. checkpoint: compute activations again in the
-    backward pass, which takes less memory and more time.
+    backward pass, which takes less memory and more time. save_every: how often the run is saved so that it can go on, in
+    steps (100) or seconds ("30s"), by default after each epoch; it changes no result.
     """
 
     model: str
@@ -50,11 +52,19 @@ class Recipe:
     eval_every: int | None = None
     checkpoint: bool = False
     graph: bool = True
+    save_every: int | str | None = None
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ValueError(f"task is one of {', '.join(TASKS)}, not {self.task!r}")
         self.lora, self.training  # noqa: B018 - both check their entries
+        interval(self.save_every)
+
+    @property
+    def base(self) -> str:
+        """The model's name; of a path, the absolute one."""
+        boxed = self.model in ("nano", "smollm2")
+        return self.model if boxed or not Path(self.model).exists() else str(Path(self.model).absolute())
 
     @property
     def lora(self) -> LoRAConfig:
@@ -73,3 +83,22 @@ class Recipe:
     def _shared_with(self, kind: type[Any]) -> dict[str, Any]:
         own = {field.name for field in dataclasses.fields(self)}
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(kind) if field.name in own}
+
+
+def interval(every: int | str | None) -> tuple[int, float]:
+    """Steps and seconds of `save_every`, of which one at least is 0.
+
+    >>> interval("100"), interval("30s"), interval(None)
+    ((100, 0.0), (0, 30.0), (0, 0.0))
+    """
+    if every is None:
+        return 0, 0.0
+    text = str(every).strip()
+    seconds = text.endswith("s")
+    try:
+        number = float(text[:-1]) if seconds else int(text)
+    except ValueError:
+        number = 0
+    if not 0 < number < float("inf"):
+        raise ValueError(f'save_every is a number of steps, such as 100, or of seconds, such as "30s", not {every!r}')
+    return (0, number) if seconds else (int(number), 0.0)

@@ -2,55 +2,64 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tinylora.adapters import LoRAConfig, load_adapter, merge_and_unload, read_adapter, save_adapter
 from tinylora.adapters.peft.load import is_peft, read_peft
-from tinylora.formats import LoadError, safetensors, shards
+from tinylora.formats import LoadError, shards, strict_json
 from tinylora.lora import lora_modules
 from tinylora.models.decoder import Decoder
 from tinylora.models.source import ModelSource
+from tinylora.runs.lock import FolderError, in_use
 
-ADAPTER = "adapter.safetensors"
-RUN_FILES = (ADAPTER, "config.json", "metrics.jsonl")
+ADAPTER, CONFIG, METRICS = RUN_FILES = ("adapter.safetensors", "config.json", "metrics.jsonl")
+CHECKPOINTS, LOCK = "checkpoints", "lock"  # while a run goes on, or can
 
 
 def check_output(folder: Path) -> None:
-    """Raise ValueError unless `folder` is writable and empty, or does not exist."""
+    """Raise FolderError unless `folder` is writable and empty, or does not exist."""
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: --out names a folder")
+        raise FolderError(f"{folder} is a file: give the name of a folder")
+    if unfinished(folder):
+        raise FolderError(
+            f"{folder} is not empty: it holds a run that is not finished; `tinylora resume {folder}` goes on with it, "
+            "or give another folder"
+        )
     if folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty: it may hold another run; give another --out")
+        raise FolderError(f"{folder} is not empty: it may hold another run; give another folder")
     existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ValueError(f"{folder} cannot be written: {existing} is not a folder with permission to write")
+        raise FolderError(f"{folder} cannot be written: {existing} is not a folder with permission to write")
 
 
-def save_run(
-    folder: Path,
-    source: ModelSource,
-    model: Decoder,
-    config: LoRAConfig,
-    about: dict[str, Any],
-    history: list[dict[str, Any]],
-) -> None:
-    """Write the adapter of `model`, opened from `source`; `config.json`; and `metrics.jsonl`, a line per entry of `history`.
+def unfinished(folder: Path) -> str:
+    """Whether a run in `folder` has begun and not ended: its status in config.json; else ""."""
+    try:
+        status = strict_json.read_optional(folder / CONFIG).get("status", "finished")
+    except LoadError:
+        return ""
+    over = status == "finished" or (status == "failed" and (is_peft(folder) or (folder / ADAPTER).is_file()))
+    return "" if over else str(status)
 
-    config.json holds `about`, the base model's name and the labels; the adapter's metadata holds the last two.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    noted = {"model": source.name, "labels": list(model.cfg.labels)}
-    safetensors.write(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in history))
-    safetensors.write(folder / "config.json", json.dumps({**noted, **about}, indent=1) + "\n")
+
+def save_result(folder: Path, source: ModelSource, model: Decoder, config: LoRAConfig) -> None:
+    """Write the adapter of `model`, opened from `source`, with the base model's name and the labels in its metadata."""
     path = folder if source.adapter_format == "peft" else folder / ADAPTER
-    save_adapter(model, path, config, format=source.adapter_format, **noted)
+    save_adapter(model, path, config, format=source.adapter_format, model=source.name, labels=list(model.cfg.labels))
 
 
 def adapter_file(path: str | Path) -> Path:
-    """The adapter in a run's folder or file; the folder itself, if it is in PEFT's format."""
+    """The adapter in a run's folder or file; the folder itself, if it is in PEFT's format.
+
+    Raises LoadError for a run that is not finished.
+    """
+    if status := unfinished(Path(path)):
+        if in_use(Path(path) / LOCK):
+            raise LoadError(f"{path}: this run is still going on")
+        how = "interrupted" if status == "interrupted" else "not finished"
+        raise LoadError(f"{path}: this run is {how}: `tinylora resume {path}` goes on with it")
     return Path(path) / ADAPTER if Path(path).is_dir() and not is_peft(path) else Path(path)
 
 

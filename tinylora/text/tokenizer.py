@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tinylora.formats import LoadError
+from tinylora.formats import LoadError, safetensors
 from tinylora.text import folder_tokenizer
 
 TOKENIZER_FILES = (
@@ -157,7 +157,7 @@ class LibraryTokenizer:
 
     def save(self, path: Path) -> None:
         """Write it as a tokenizer.json."""
-        self._tokenizer.save(str(path))
+        safetensors.write(path, self._tokenizer.to_str(pretty=True))
 
     def id_of(self, token: str) -> int | None:
         """The id of one token of the vocabulary, None if there is no such token."""

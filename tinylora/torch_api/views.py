@@ -89,7 +89,9 @@ def assign(input: Tensor, value: Any, node: Node | None = None, derived: bool = 
     for ref in list(root.alias.views.values()) if type(root.alias) is Family else ():
         other = ref()
         if other is not None:
-            other.node = node if other is input and node else Node(other.shape, ((root.node, _vjp(root, other.alias.steps)),))
+            other.node = (
+                node if other is input and node else Node(other.shape, ((root.node, _vjp(root, other.alias.steps)),))
+            )
     return input
 
 

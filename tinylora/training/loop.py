@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from tinylora.nn.utils import clip_grad_norm_
 from tinylora.optim import AdamW
 from tinylora.tasks.batching import arrange, pack, pad, row_length
 from tinylora.tasks.examples import Rows
-from tinylora.tasks.task import Task
+from tinylora.tasks.task import Score, Task
 from tinylora.tensor import Tensor
 from tinylora.torch_api.promote import tensor
 from tinylora.torch_api.shaping import stack
@@ -96,37 +97,42 @@ class Trainer:
         self._step = capture(self._step_of_parts, self.optimizer) if self.captured else self._step_of_parts
         one = np.zeros((1, 1), int)
         self._each = 1 + len(task.inputs(Rows(one, one, one if config.pack else None)))  # inputs of a step for each batch
-        self.steps_per_epoch = len(self._order(1))
+        self._arranged: tuple[int, list[list[list[int]]]] = (0, [])  # an epoch, and its steps
+        self.steps_per_epoch = len(self._steps_of(1))
 
     @property
     def steps(self) -> int:
         """Steps of all epochs."""
         return self.config.epochs * self.steps_per_epoch
 
-    def run(self, after_step: Callable[[TrainState], None] = lambda state: None) -> TrainState:
+    def run(
+        self,
+        after_step: Callable[[TrainState], None] = lambda state: None,
+        validating: Callable[[TrainState], contextlib.AbstractContextManager[None]] = lambda state: contextlib.nullcontext(),
+    ) -> TrainState:
         """Train to the end, from where `state` is; then put the best values into the model.
 
-        `after_step` is called after every step, and validation; what it raises ends training. However that ends, the model
-        is left in evaluation mode with the best values so far. Raises FloatingPointError if the loss is NaN.
+        `after_step(state)` is called after every step and after every validation; what it raises ends training. Whenever it
+        is called, and inside `validating(state)`, which surrounds each validation, the state may be stored: training that
+        goes on from it ends with the same bytes. However training ends, the model is left in evaluation mode with the best
+        values so far. Raises FloatingPointError if the loss is NaN.
         """
-        state, config = self.state, self.config
+        state = self.state
         try:
             while not state.finished:
-                for parts in self._order(state.epoch + 1)[state.step_in_epoch :]:
-                    self.model.train()
-                    self.reporter.stepped(self.step(parts))
-                    if config.eval_every and state.step % config.eval_every == 0:
-                        self._validate()
-                    after_step(state)
-                    if state.finished:
-                        break
+                if self._validation_due():
+                    with validating(state):
+                        score = self.task.validate(self.model, self.valid)
+                    self._validated(score)
                 else:
-                    state.epoch, state.step_in_epoch = state.epoch + 1, 0
-                    last = state.epoch == config.epochs
-                    if not config.eval_every or (last and state.step % config.eval_every):
-                        self._validate()
-                    state.finished = state.finished or last
-                    after_step(state)
+                    self.model.train()
+                    steps = self._steps_of(state.epoch + 1)
+                    done = self.step(steps[state.step_in_epoch])
+                    if state.step_in_epoch == len(steps):
+                        state.epoch, state.step_in_epoch = state.epoch + 1, 0
+                    self.reporter.stepped(done)
+                state.finished |= state.epoch == self.config.epochs and not self._validation_due()
+                after_step(state)
         finally:
             state.restore_best()
             self.model.eval()
@@ -172,11 +178,26 @@ class Trainer:
         config, lengths = self.config, [len(e.ids) for e in self.encoded]
         return arrange(lengths, config.batch_size, config.accumulate, rng, by_length=not config.pack)
 
-    def _validate(self) -> None:
+    def _steps_of(self, epoch: int) -> list[list[list[int]]]:
+        """The same; computed once."""
+        if self._arranged[0] != epoch:
+            self._arranged = epoch, self._order(epoch)
+        return self._arranged[1]
+
+    def _validation_due(self) -> bool:
+        state, every = self.state, self.config.eval_every
+        if state.step == state.validated:
+            return False
+        return state.step % every == 0 or state.epoch == self.config.epochs if every else state.step_in_epoch == 0
+
+    def _validated(self, score: Score) -> None:
         state = self.state
-        score = self.task.validate(self.model, self.valid)
         best = state.keep_best(score.rank)
+        state.validated = state.step
         self.reporter.validated(state.epoch, state.step, score, best)
         if self.config.patience and state.evaluations_since_best >= self.config.patience:
-            self.reporter.note(f"no better validation in {self.config.patience}: training ends early")
+            self.reporter.note(
+                f"no better validation in {self.config.patience}: training ends early, "
+                f"after step {state.step:,} of {self.steps:,}"
+            )
             state.finished = True

@@ -63,7 +63,14 @@ def checkpoint_modules(modules: Iterable[Module]) -> None:
     >>> checkpoint_modules(tinylora.load_model("nano").trf_blocks)
     """
     for module in modules:
-        module.forward = functools.partial(checkpoint, module.forward)  # type: ignore[method-assign]  # this module only
+        module.forward = functools.partial(_checkpointed, module.forward)  # type: ignore[method-assign]  # this module only
+
+
+def _checkpointed(forward: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """`forward` with checkpointing, or without if an input is a cache: it may hold tensors that `checkpoint` cannot see."""
+    if all(x is None or isinstance(x, Tensor) for x in inputs):
+        return checkpoint(forward, *inputs)
+    return forward(*inputs)
 
 
 def _vjp(recomputed: Callable[[Array], list[Array]], i: int, x: Tensor) -> Callable[[Array], Array]:

@@ -29,14 +29,14 @@ class Best:
 class TrainState:
     """What is trained, the optimizer, how far training is, the random generators, and the best state so far.
 
-    `epoch` counts finished epochs, `step` all steps, and `step_in_epoch` those of the epoch that is under way. The order of
-    the examples is not part of it: it follows from the seed and the epoch.
+    `epoch` counts finished epochs, `step` all steps, `step_in_epoch` those of the epoch under way, and `validated` is the
+    step of the last validation. The order of the examples is not part of it: it follows from the seed and the epoch.
     """
 
     def __init__(self, model: Decoder, optimizer: AdamW) -> None:
         self.trained = {path: p for path, p in model.named_parameters() if p.requires_grad}
         self.optimizer = optimizer
-        self.epoch = self.step = self.step_in_epoch = 0
+        self.epoch = self.step = self.step_in_epoch = self.validated = 0
         self.best = Best(0, 0, (), self._values())
         self.evaluations_since_best = 0
         self.finished = False
@@ -70,9 +70,9 @@ class TrainState:
         arrays |= {f"best.{path}": to_device(array, "cpu") for path, array in best_values}
         best = {"epoch": self.best.epoch, "step": self.best.step, "rank": list(self.best.rank)}
         return arrays, {
-            "epoch": self.epoch, "step": self.step, "step_in_epoch": self.step_in_epoch, "finished": self.finished,
-            "best": best, "evaluations_since_best": self.evaluations_since_best, "optimizer": numbers,
-            "groups": optimizer["param_groups"], "random": backend.random_state(),
+            "epoch": self.epoch, "step": self.step, "step_in_epoch": self.step_in_epoch, "validated": self.validated,
+            "finished": self.finished, "best": best, "evaluations_since_best": self.evaluations_since_best,
+            "optimizer": numbers, "groups": optimizer["param_groups"], "random": backend.random_state(),
         }  # fmt: skip
 
     def load_state_dict(self, arrays: dict[str, np.ndarray], numbers: dict[str, Any]) -> None:
@@ -87,6 +87,6 @@ class TrainState:
         found = [to_device(arrays[f"best.{path}"], p.device) for path, p in self.trained.items()]
         best = numbers["best"]
         self.best = Best(best["epoch"], best["step"], tuple(best["rank"]), found)
-        for name in ("epoch", "step", "step_in_epoch", "finished", "evaluations_since_best"):
+        for name in ("epoch", "step", "step_in_epoch", "validated", "finished", "evaluations_since_best"):
             setattr(self, name, numbers[name])
         backend.set_random_state(numbers["random"])

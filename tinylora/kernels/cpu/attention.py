@@ -71,7 +71,9 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
     split_in = min(threads, len(blocks)) if len(heads) % threads else 1  # too few heads to divide evenly
     pieces = [(part, b, h, blocks[part::split_in]) for b, h in heads for part in range(split_in)]
     saved: list[list[Any]] = [[] for _ in pieces]  # e and M of every block
-    triangle = _limits(xp, xp.tri(min(ROWS, T), dtype=bool)[:, None], q.dtype)  # (R, 1, R), of the keys of a block's own rows
+    triangle = _limits(
+        xp, xp.tri(min(ROWS, T), dtype=bool)[:, None], q.dtype
+    )  # (R, 1, R), of the keys of a block's own rows
 
     def weights(b, h, i, n, first):
         """e and M of a block, (b, h, R, n)."""
