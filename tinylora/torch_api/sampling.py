@@ -22,7 +22,7 @@ def randperm(n: int, *, generator: Any = None, dtype: Any = None, device: Any = 
     """
     if n < 0:
         raise RuntimeError(f"randperm: n is at least 0, not {n}")
-    order = np.argsort(_uniform((n,), generator), kind="stable").astype(dtype or int64)
+    order = np.argsort(uniform((n,), generator), kind="stable").astype(dtype or int64)
     return Tensor(to_device(order, device if device is not None else backend.default_device()))
 
 
@@ -33,7 +33,7 @@ def bernoulli(input: Tensor, p: float | None = None, *, generator: Any = None) -
         raise RuntimeError(f"bernoulli: probabilities are floating-point numbers, and these are {input.dtype}")
     if chance.size and not (chance.min() >= 0 and chance.max() <= 1):
         raise RuntimeError(f"bernoulli: probabilities lie between 0 and 1, not {chance.min()}..{chance.max()}")
-    drawn = (_uniform(input.shape, generator) < chance.astype(np.float64)).astype(input.dtype)
+    drawn = (uniform(input.shape, generator) < chance.astype(np.float64)).astype(input.dtype)
     y = Tensor(to_device(drawn, input.device))
     return add(y, mul(input, 0.0)) if input.requires_grad else y
 
@@ -60,18 +60,18 @@ def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, g
         raise RuntimeError(f"multinomial: {num_samples} of {weights.shape[-1]} classes need replacement=True")
     if replacement:
         upper = weights.cumsum(axis=-1)
-        at = _uniform((len(weights), num_samples), generator) * upper[:, -1:]
+        at = uniform((len(weights), num_samples), generator) * upper[:, -1:]
         last = (weights > 0).shape[-1] - 1 - (weights[:, ::-1] > 0).argmax(axis=-1)  # rounding must not lead beyond
         picks = np.stack([np.minimum(np.searchsorted(u, a, "right"), n) for u, a, n in zip(upper, at, last, strict=True)])
     else:
         with np.errstate(divide="ignore"):
-            noisy = np.log(weights) - np.log(-np.log1p(-_uniform(weights.shape, generator)))
+            noisy = np.log(weights) - np.log(-np.log1p(-uniform(weights.shape, generator)))
         picks = np.argsort(-noisy, axis=-1, kind="stable")[:, :num_samples]
     return Tensor(to_device(picks.astype(int64).reshape(*input.shape[:-1], num_samples), input.device))
 
 
-def _uniform(shape: tuple[int, ...], generator: Any) -> np.ndarray:
-    """float64 numbers in [0, 1), from the seed or from a generator."""
+def uniform(shape: tuple[int, ...], generator: Any) -> np.ndarray:
+    """float64 numbers in [0, 1) as an array on the CPU, from the seed or from a generator."""
     if generator is not None:
         return to_device(rand(shape, dtype=np.float64, device="cpu", generator=generator).array, "cpu")  # type: ignore[call-arg]
     return to_device(backend.random("uniform", shape, np.dtype("float64"), "cpu"), "cpu")
