@@ -166,14 +166,19 @@ def bitwise_right_shift(input: Any, other: Any) -> Tensor:
     return _untracked("right_shift", input, other)
 
 
+def _truth(input: Tensor, found: Any) -> Tensor:
+    """Booleans; of uint8 0 and 1 in uint8, as in PyTorch."""
+    return Tensor(found.astype(np.uint8) if input.dtype == np.uint8 else found)
+
+
 def any(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
     """Is any element true, over `dim` (all axes if None)?"""
-    return Tensor(input.array.any(axis=axes_of(dim, input.array.ndim), keepdims=keepdim))
+    return _truth(input, input.array.any(axis=axes_of(dim, input.array.ndim), keepdims=keepdim))
 
 
 def all(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
     """Are all elements true, over `dim` (all axes if None)?"""
-    return Tensor(input.array.all(axis=axes_of(dim, input.array.ndim), keepdims=keepdim))
+    return _truth(input, input.array.all(axis=axes_of(dim, input.array.ndim), keepdims=keepdim))
 
 
 # -------------------------------------------------------------------------------------- rounding

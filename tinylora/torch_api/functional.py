@@ -166,9 +166,8 @@ def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, dtype: An
 
 @numpy_names
 def cumsum(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
-    """Running sum along `dim`."""
-    input = input if dtype is None else input.to(dtype)
-    input = input.to(np.int64) if input.dtype.kind in "biu" else input
+    """Running sum along `dim`. Integers and booleans add up in int64."""
+    input = input.to(dtype or (np.int64 if input.dtype.kind in "biu" else input.dtype))
     axis = axes_of(dim, input.array.ndim)
     return input.clone() if axis is None else record(ops.cumsum, input, axis=axis)
 

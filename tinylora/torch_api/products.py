@@ -128,7 +128,7 @@ def tensordot(a: Tensor, b: Tensor, dims: int | Sequence[Sequence[int]] = 2) -> 
         raise RuntimeError(f"tensordot: the sizes of dims {pairs} differ in shapes {a.shape} and {b.shape}")
     for i, j in pairs:  # an axis of size 1 meets the sum of the other
         if a.shape[i] != b.shape[j]:
-            a, b = (sum(a, i, True), b) if b.shape[j] == 1 else (a, sum(b, j, True))
+            a, b = (sum(a, i, True, a.dtype), b) if b.shape[j] == 1 else (a, sum(b, j, True, b.dtype))
     summed_a, summed_b = [i for i, _ in pairs], [j for _, j in pairs]
     kept_a = [i for i in range(a.array.ndim) if i not in summed_a]
     kept_b = [j for j in range(b.array.ndim) if j not in summed_b]

@@ -15,8 +15,7 @@ from tinylora.torch_api.shaping import ValuesIndices, _along, _axis, cat
 @numpy_names
 def cumprod(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     """Running product along `dim`. Integers and booleans multiply in int64."""
-    input = input if dtype is None else input.to(dtype)
-    input = input if is_floating(input.dtype) else input.to(int64)
+    input = input.to(dtype or (input.dtype if is_floating(input.dtype) else int64))
     axis = axes_of(dim, input.array.ndim)
     return input.clone() if axis is None else record(ops.cumprod, input, axis=axis)
 
