@@ -43,6 +43,10 @@ def above_half(rng, shape):
     return rng.integers(-2, 2, shape) + rng.uniform(0.6, 0.9, shape)
 
 
+def whole_and_a_half(rng, shape):
+    return rng.choice([-2.5, -1.5, 1.5, 2.5], shape)
+
+
 def numbers(low, high):
     return st.floats(low, high).map(lambda x: round(x, 3))
 
@@ -192,6 +196,90 @@ def gather(draw, source=False):
         return Call((x, index), {"axis": axis})
     larger = tuple(n + draw(st.integers(0, 1)) for n in shape)
     return Call((x, index, draw(arrays(larger))), {"axis": axis})
+
+
+@st.composite
+def flip(draw):
+    x = draw(arrays(shapes()))
+    return Call((x,), {"axes": tuple(draw(st.sets(st.integers(0, x.ndim - 1)))) if x.ndim else ()})
+
+
+@st.composite
+def roll(draw):
+    x = draw(arrays(shapes(min_dims=1)))
+    axes = draw(st.lists(st.integers(0, x.ndim - 1), min_size=1, max_size=3))
+    return Call((x,), {"shifts": tuple(draw(st.integers(-5, 5)) for _ in axes), "axes": tuple(axes)})
+
+
+@st.composite
+def pad(draw):
+    """Negative widths cut at most the whole axis."""
+    x = draw(arrays(shapes()))
+    before = [draw(st.integers(-n, 3)) for n in x.shape]
+    widths = tuple((a, draw(st.integers(-(n + min(a, 0)), 3))) for n, a in zip(x.shape, before, strict=True))
+    return Call((x,), {"widths": widths, "value": draw(two)})
+
+
+@st.composite
+def diagonal(draw):
+    x = draw(arrays(shapes(min_dims=2)))
+    axes = draw(st.permutations(range(x.ndim)))[:2]
+    return Call((x,), {"offset": draw(st.integers(-4, 4)), "axes": tuple(axes)})
+
+
+@st.composite
+def diag_embed(draw):
+    x = draw(arrays(shapes(min_dims=1, max_dims=2)))
+    axes = draw(st.permutations(range(x.ndim + 1)))[:2]
+    return Call((x,), {"offset": draw(st.integers(-2, 2)), "axes": tuple(axes)})
+
+
+@st.composite
+def unfold(draw):
+    x = draw(arrays(shapes(min_dims=1)))
+    axis = draw(st.integers(0, x.ndim - 1))
+    return Call((x,), {"axis": axis, "size": draw(st.integers(0, x.shape[axis])), "apart": draw(st.integers(1, 3))})
+
+
+@st.composite
+def scatter(draw):
+    """Distinct places: of several sources for one place any may win."""
+    x = draw(arrays(shapes(min_dims=1)))
+    axis = draw(st.integers(0, x.ndim - 1))
+    n = draw(st.integers(0, x.shape[axis]))
+    order = np.random.default_rng(draw(st.integers(0, 9))).permuted(np.indices(x.shape)[axis], axis=axis)
+    index = order[(slice(None),) * axis + (slice(n),)].astype(np.int64)
+    larger = tuple(m + draw(st.integers(0, 1)) for m in index.shape)
+    return Call((x, index, draw(arrays(larger) | arrays(()) | two)), {"axis": axis})
+
+
+@st.composite
+def scatter_reduce(draw):
+    """All numbers different, so that none ties for the largest; not 0, by which the product's gradient divides."""
+    (x, index, source), options = draw(gather(source=True))
+    values = 0.5 + np.random.default_rng(draw(st.integers(0, 9))).permutation(x.size + source.size) / 10
+    x, source = values[: x.size].reshape(x.shape), values[x.size :].reshape(source.shape)
+    return Call((x, index, source), {**options, "reduce": draw(st.sampled_from(["amax", "amin", "prod"]))})
+
+
+@st.composite
+def norm(draw):
+    call = draw(reduction(lambda rng, shape: rng.uniform(0.3, 2.0, shape) * rng.choice([-1, 1], shape), NO_REPEATS, 1))
+    return Call(call.inputs, {**call.options, "p": draw(st.sampled_from([2.0, 1.0, 3.0, 0.5, -1.0, np.inf, -np.inf, 0.0]))})
+
+
+@st.composite
+def logsumexp(draw):
+    x = draw(arrays(shapes(min_dims=1), uniform(-5.0, 5.0)))
+    axis = draw(hnp.valid_tuple_axes(x.ndim, min_size=1) | st.integers(0, x.ndim - 1))
+    return Call((x,), {"axis": axis, "keepdims": draw(st.booleans())})
+
+
+def with_options(row, **choices):
+    """A row with options, each one of several."""
+    return st.tuples(row, st.fixed_dictionaries({k: st.sampled_from(v) for k, v in choices.items()})).map(
+        lambda drawn: Call(drawn[0].inputs, drawn[1])
+    )
 
 
 # ------------------------------------------------------------------------------------------- products
@@ -364,72 +452,110 @@ def clip_norm(draw):
 ROWS: dict[str, st.SearchStrategy[Call]] = {
     "abs": unary(off_integers),  # kink at 0
     "accumulate": accumulate(),
+    "acos": unary(uniform(-0.9, 0.9)),
+    "acosh": unary(uniform(1.1, 3.0)),
     "adam": adam(),
     "add": binary(),
     "amax": reduction(separated, NO_REPEATS, min_side=1),  # kink at ties
     "amin": reduction(separated, NO_REPEATS, min_side=1),  # kink at ties
+    "asin": unary(uniform(-0.9, 0.9)),
+    "asinh": unary(),
+    "atan": unary(),
+    "atan2": binary(positive, positive, left=numbers(0.5, 2.0), right=numbers(0.5, 2.0)),
+    "atanh": unary(uniform(-0.9, 0.9)),
     "attention": attention(),
     "attention_at": attention_at(),
     "ceil": unary(off_integers),  # steps at integers
     "cast": unary().map(lambda call: Call(call.inputs, {"dtype": np.dtype("float64")})),
     "cat": cat(),
-    "clip_norm": clip_norm(),
     "clamp": clamp(),  # kinks at the limits, all integers
+    "clip_norm": clip_norm(),
     "cos": unary(),
+    "cosh": unary(),
     "cross_entropy": cross_entropy(),
+    "cumprod": along(),
     "cumsum": along(),
+    "diag_embed": diag_embed(),
+    "diagonal": diagonal(),
     "div": binary(second=positive, right=numbers(0.5, 3.0)),
     "dropout": dropout(),
     "einsum": einsum(),
+    "elu": with_options(unary(off_integers), alpha=[1.0, 0.7], scale=[1.0, 1.1], rate=[1.0, 0.6]),  # kink at 0
     "embedding": embedding(),
     "erf": unary(uniform(-8.0, 8.0)),
+    "erfc": unary(uniform(-3.0, 6.0)),
+    "erfinv": unary(uniform(-0.9, 0.9)),
     "exp": unary(),
+    "exp2": unary(),
     "expand": expand(),
+    "expm1": unary(),
+    "flip": flip(),
+    "fmod": binary(below_half, whole_and_a_half, left=two, right=st.just(2.0)),  # jumps
     "floor": unary(off_integers),  # steps at integers
     "gather": gather(),
     "gelu": unary(uniform(-5.0, 5.0)),
     "getitem": getitem(),
+    "hardtanh": with_options(unary(off_integers), low=[-1.0, -2.0], high=[1.0, 0.0]),  # kinks at the limits, all integers
+    "hypot": binary(positive, positive, left=numbers(0.5, 2.0), right=numbers(0.5, 2.0)),
     "layer_norm": layer_norm(),
+    "leaky_relu": with_options(unary(off_integers), slope=[0.01, 0.3, -0.5]),  # kink at 0
     "linear": linear(),
     "linear_cross_entropy": linear_cross_entropy(),
     "log": unary(positive),
+    "log10": unary(positive),
+    "log1p": unary(positive),
+    "log2": unary(positive),
     "log_softmax": along(elements=uniform(-5.0, 5.0)),
+    "logaddexp": binary(),
+    "logsumexp": logsumexp(),
     "lora_linear": lora_linear(),
     "lora_linears": lora_linears(),
     "matmul": matmul(),
     "maximum": binary(below_half, above_half, left=st.just(0.5), right=st.just(0.5)),  # kink where equal
     "mean": reduction(),
     "minimum": binary(below_half, above_half, left=st.just(0.5), right=st.just(0.5)),  # kink where equal
+    "mish": unary(uniform(-5.0, 5.0)),
     "move": unary().map(lambda call: Call(call.inputs, {"device": "cpu"})),
     "mul": binary(),
     "neg": unary(),
+    "norm": norm(),  # kinks at 0 and at ties
+    "pad": pad(),
     "permute": permute(),
     "pow": binary(positive, left=numbers(0.5, 2.0), right=st.sampled_from([2.0, 3.0, 0.5, -1.0, 0.0, 1.0])),
     "prod": along(keepdims=True),
     "quantized_linear": quantized_linear(),
+    "quotient": with_options(binary(below_half, whole_and_a_half, left=two, right=st.just(2.0)), towards_zero=[True, False]),
     "relu": unary(off_integers),  # kink at 0
     "remainder": binary(second=positive, right=numbers(0.5, 3.0)),
     "reshape": reshape(),
     "rms_norm": rms_norm(),
+    "roll": roll(),
     "rope": rope(),
     "round": unary(below_half),  # steps between integers
     "rows_at": rows_at(),
     "rsqrt": unary(positive),
+    "scatter": scatter(),
     "scatter_add": gather(source=True),
+    "scatter_reduce": scatter_reduce(),
     "setitem": setitem(),
     "sigmoid": unary(uniform(-5.0, 5.0)),
     "sign": unary(off_integers),  # a step at 0
     "silu": unary(uniform(-5.0, 5.0)),
     "sin": unary(),
+    "sinh": unary(),
     "softmax": along(elements=uniform(-5.0, 5.0)),
+    "softplus": with_options(unary(uniform(-5.0, 5.0)), beta=[1.0, 2.0], threshold=[20.0]),
     "sqrt": unary(positive),
     "std": deviation(NO_REPEATS),  # no derivative where all elements are equal
     "sub": binary(),
     "sum": reduction(),
     "swiglu": swiglu(),
+    "tan": unary(uniform(-1.2, 1.2)),
     "tanh": unary(),
     "tril": triangle(),
     "triu": triangle(),
+    "trunc": unary(off_integers),  # jumps
+    "unfold": unfold(),
     "var": deviation(),
     "where": where(),
 }

@@ -8,7 +8,7 @@ import pytest
 import tinylora
 from tinylora import lora, nn, optim, profile
 from tinylora.models.gpt import GPTModel
-from tinylora.torch_api import functional as F
+from tinylora.nn import functional as F
 
 CONFIG = {
     "vocab_size": 50, "context_length": 32, "emb_dim": 32, "n_heads": 4, "n_layers": 2, "drop_rate": 0.0,

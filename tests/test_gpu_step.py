@@ -13,11 +13,11 @@ from tinylora.backend import bfloat16
 from tinylora.lora import LinearWithLoRA, freeze, replace_linear_with_lora
 from tinylora.models.gpt import GPTModel
 from tinylora.models.llama import LlamaModel
+from tinylora.nn import functional as F
 from tinylora.tasks import Classify
 from tinylora.tasks.classify import class_scores
 from tinylora.tasks.messages import Message
 from tinylora.text.tokenizer import BYTES
-from tinylora.torch_api import functional as F
 from tinylora.training.loop import TrainConfig, Trainer
 from tinylora.training.recompute import checkpoint_modules
 from tinylora.training.report import Reporter

@@ -10,9 +10,9 @@ import pytest
 import tinylora
 from tinylora import nn, ops, profile, randn
 from tinylora.adapters.variants import Int8Linear
+from tinylora.nn import functional as F
 from tinylora.op import run, this_thread
 from tinylora.tensor import record
-from tinylora.torch_api import functional as F
 
 
 def trained(*shape):

@@ -12,7 +12,7 @@ import tinylora
 from tinylora import nn, optim, profile
 from tinylora.lora import freeze, replace_linear_with_lora
 from tinylora.models.gpt import GPTModel
-from tinylora.torch_api import functional as F
+from tinylora.nn import functional as F
 from tinylora.training.recompute import checkpoint_modules
 
 

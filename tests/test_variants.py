@@ -28,7 +28,7 @@ from tinylora.lora import LinearWithLoRA, lora_modules
 from tinylora.models.gpt import GPTModel
 from tinylora.testing import gradcheck
 from tinylora.testing.strategies import lora_sizes
-from tinylora.torch_api.functional import cross_entropy
+from tinylora.torch_api.losses import cross_entropy
 
 KINDS = [DoRA, LoRAFA, PiSSA]
 

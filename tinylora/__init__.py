@@ -10,7 +10,7 @@ import tinylora.kernels
 import tinylora.torch_api.methods
 from tinylora import lora, nn, ops, optim
 from tinylora.training import cuda
-from tinylora.torch_api import functional
+from tinylora.nn import functional
 from tinylora.backend import bool_ as bool
 from tinylora.backend import bfloat16, device, float16, float32, float64, int8, int16, int32, int64, manual_seed
 from tinylora.backend import set_default_device, uint8
@@ -30,6 +30,35 @@ from tinylora.torch_api.promote import result_type
 from tinylora.torch_api.shaping import argmax, argsort, cat, chunk, flatten, gather, index_select, max, min, permute
 from tinylora.torch_api.shaping import reshape, scatter_add, sort, split, squeeze, stack, topk, transpose, tril, triu, unbind
 from tinylora.torch_api.shaping import unsqueeze
+from tinylora.torch_api.comparison import bitwise_and, bitwise_left_shift, bitwise_not, bitwise_or, bitwise_right_shift
+from tinylora.torch_api.comparison import bitwise_xor, floor_divide, greater, greater_equal, isclose, isin, isneginf
+from tinylora.torch_api.comparison import isposinf, less, less_equal, logical_xor, not_equal, remainder, signbit
+from tinylora.torch_api.diagonals import block_diag, diag, diag_embed, diagflat, diagonal, trace, tril_indices
+from tinylora.torch_api.diagonals import triu_indices
+from tinylora.torch_api.distances import cdist, cosine_similarity, pairwise_distance
+from tinylora.torch_api.elementwise import absolute, clamp_max, clamp_min, clip, divide, multiply, negative, rsub
+from tinylora.torch_api.elementwise import subtract, true_divide
+from tinylora.torch_api.joining import atleast_1d, atleast_2d, atleast_3d, column_stack, dstack, hsplit, hstack, row_stack
+from tinylora.torch_api.joining import tensor_split, vsplit, vstack
+from tinylora.torch_api.activations import celu, hardshrink, prelu, selu
+from tinylora.torch_api.new import as_tensor, linspace, logspace, normal, randint_like, scalar_tensor
+from tinylora.torch_api.products import addbmm, addmm, addmv, addr, baddbmm, bmm, cross, dot, ger, inner, kron, mm, mv
+from tinylora.torch_api.products import outer, tensordot, vdot
+from tinylora.torch_api.rearranging import broadcast_shapes, broadcast_tensors, broadcast_to, cartesian_prod, flip, fliplr
+from tinylora.torch_api.rearranging import flipud, meshgrid, moveaxis, movedim, narrow, repeat_interleave, roll, rot90
+from tinylora.torch_api.rearranging import select, tile, unflatten
+from tinylora.torch_api.sampling import bernoulli, multinomial, randperm
+from tinylora.torch_api.scans import cummax, cummin, cumprod, diff
+from tinylora.torch_api.scattering import argwhere, index_add, index_copy, index_fill, masked_scatter, masked_select
+from tinylora.torch_api.scattering import nonzero, scatter, scatter_reduce, take, take_along_dim
+from tinylora.torch_api.scientific import acos, acosh, addcdiv, addcmul, arccos, arccosh, arcsin, arcsinh, arctan, arctan2
+from tinylora.torch_api.scientific import arctanh, asin, asinh, atan, atan2, atanh, cosh, deg2rad, erfc, erfinv, exp2
+from tinylora.torch_api.scientific import expm1, fix, fmod, frac, hypot, lerp, log10, log1p, log2, logaddexp, logit
+from tinylora.torch_api.scientific import nan_to_num, rad2deg, reciprocal, sinh, square, tan, trunc
+from tinylora.torch_api.shaping import argmin, concat, concatenate, swapaxes, swapdims, t
+from tinylora.torch_api.statistics import aminmax, bincount, bucketize, count_nonzero, histc, logsumexp, median, nanmean
+from tinylora.torch_api.statistics import nansum, norm, quantile, searchsorted, std_mean, unique, var_mean
+from tinylora.torch_api import linalg
 from tinylora.training.recompute import checkpoint
 from math import e, inf, nan, pi
 
@@ -63,7 +92,7 @@ float, double, half, int, long = float32, float64, float16, int32, int64
 
 __all__ = [
     # the library's rooms
-    "adapters", "cuda", "functional", "lora", "models", "nn", "ops", "optim", "testing",
+    "adapters", "cuda", "functional", "linalg", "lora", "models", "nn", "ops", "optim", "testing",
     # tensors and modes
     "Run", "Tensor", "checkpoint", "count_parameters", "device", "finetune", "get_float32_matmul_precision",
     "get_num_threads", "inference_mode", "load_model", "manual_seed", "no_grad", "no_kernels", "profile", "result_type",
@@ -86,6 +115,47 @@ __all__ = [
     # shapes and order
     "argsort", "cat", "chunk", "clone", "flatten", "gather", "index_select", "numel", "permute", "reshape", "scatter_add",
     "sort", "split", "squeeze", "stack", "topk", "transpose", "tril", "triu", "unbind", "unsqueeze",
+    # more comparisons
+    "bitwise_and", "bitwise_left_shift", "bitwise_not", "bitwise_or", "bitwise_right_shift", "bitwise_xor",
+    "floor_divide", "greater", "greater_equal", "isclose", "isin", "isneginf", "isposinf", "less", "less_equal",
+    "logical_xor", "not_equal", "remainder", "signbit",
+    # diagonals and triangles
+    "block_diag", "diag", "diag_embed", "diagflat", "diagonal", "trace", "tril_indices", "triu_indices",
+    # distances
+    "cdist", "cosine_similarity", "pairwise_distance",
+    # more arithmetic
+    "absolute", "clamp_max", "clamp_min", "clip", "divide", "multiply", "negative", "rsub", "square", "subtract",
+    "true_divide",
+    # stacking and splitting
+    "atleast_1d", "atleast_2d", "atleast_3d", "column_stack", "dstack", "hsplit", "hstack", "row_stack", "tensor_split",
+    "vsplit", "vstack",
+    # activations
+    "celu", "hardshrink", "prelu", "selu",
+    # ranges, and from others
+    "as_tensor", "linspace", "logspace", "normal", "randint_like", "scalar_tensor",
+    # products of vectors and matrices
+    "addbmm", "addmm", "addmv", "addr", "baddbmm", "bmm", "cross", "dot", "ger", "inner", "kron", "mm", "mv", "outer",
+    "tensordot", "vdot",
+    # repeating, reversing, rotating
+    "broadcast_shapes", "broadcast_tensors", "broadcast_to", "cartesian_prod", "flip", "fliplr", "flipud", "meshgrid",
+    "moveaxis", "movedim", "narrow", "repeat_interleave", "roll", "rot90", "select", "tile", "unflatten",
+    # random choices
+    "bernoulli", "multinomial", "randperm",
+    # running products and maxima
+    "cummax", "cummin", "cumprod", "diff",
+    # by index and mask
+    "argwhere", "index_add", "index_copy", "index_fill", "masked_scatter", "masked_select", "nonzero", "scatter",
+    "scatter_reduce", "take", "take_along_dim",
+    # powers, logarithms, angles
+    "acos", "acosh", "addcdiv", "addcmul", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2", "arctanh",
+    "asin", "asinh", "atan", "atan2", "atanh", "cosh", "deg2rad", "erfc", "erfinv", "exp2", "expm1", "fix", "fmod",
+    "frac", "hypot", "lerp", "log10", "log1p", "log2", "logaddexp", "logit", "nan_to_num", "rad2deg", "reciprocal",
+    "sinh", "tan", "trunc",
+    # more shapes
+    "argmin", "concat", "concatenate", "swapaxes", "swapdims", "t",
+    # norms, medians, counts
+    "aminmax", "bincount", "bucketize", "count_nonzero", "histc", "logsumexp", "median", "nanmean", "nansum", "norm",
+    "quantile", "searchsorted", "std_mean", "unique", "var_mean",
     "__version__",
 ]  # fmt: skip
 

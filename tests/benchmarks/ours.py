@@ -16,10 +16,10 @@ import tinylora
 from tinylora import lora, nn, optim
 from tinylora.models.gpt import GPTModel
 from tinylora.models.llama import LlamaModel
+from tinylora.nn import functional as F
 from tinylora.tasks.classify import class_scores
 from tinylora.text.generate import generate as continuation
 from tinylora.text.sampling import GREEDY
-from tinylora.torch_api import functional as F
 
 
 def classifier(work: Work) -> GPTModel:

@@ -34,7 +34,7 @@ writes = _Writes()
 
 def owner(array: Array) -> Array:
     """The array whose memory `array` is a view of: itself, if it has its own."""
-    while isinstance(base := getattr(array, "base", None), np.ndarray) or is_cupy(base):
+    while hasattr(base := getattr(array, "base", None), "base"):  # an array, or what as_strided puts in between
         array = base
     return array
 

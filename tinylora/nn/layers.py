@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from tinylora.backend import float32, random
+from tinylora.nn import functional as F
 from tinylora.nn.module import Module, Parameter
 from tinylora.tensor import Tensor
-from tinylora.torch_api import functional as F
 from tinylora.torch_api.creation import ones, randn, zeros
 
 
@@ -247,4 +247,4 @@ class CrossEntropyLoss(Module):
         self.ignore_index, self.reduction = ignore_index, reduction
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(input, target, self.weight, self.ignore_index, self.reduction)
+        return F.cross_entropy(input, target, self.weight, ignore_index=self.ignore_index, reduction=self.reduction)

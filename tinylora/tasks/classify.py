@@ -14,7 +14,8 @@ from tinylora.tasks.metrics import Metrics
 from tinylora.tasks.task import IGNORE, Encoded, Examples, Rows, Splits, Task
 from tinylora.tensor import Tensor
 from tinylora.text.tokenizer import Tokenizer
-from tinylora.torch_api.functional import cross_entropy, softmax
+from tinylora.torch_api.functional import softmax
+from tinylora.torch_api.losses import cross_entropy
 
 
 class Classify(Task):

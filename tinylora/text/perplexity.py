@@ -10,7 +10,7 @@ import numpy as np
 
 from tinylora.tensor import no_grad
 from tinylora.torch_api.creation import tensor
-from tinylora.torch_api.functional import cross_entropy
+from tinylora.torch_api.losses import cross_entropy
 
 if TYPE_CHECKING:
     from tinylora.models.decoder import Decoder

@@ -10,6 +10,7 @@ import numpy as np
 from tinylora import backend
 from tinylora.backend import float32, int64
 from tinylora.tensor import Tensor
+from tinylora.torch_api.promote import number
 from tinylora.torch_api.promote import tensor as tensor
 from tinylora.torch_api.shaping import _sizes
 
@@ -18,7 +19,8 @@ def full(size: Any, fill_value: float, *, dtype: Any = None, device: Any = None,
     """A tensor of shape `size` filled with one number. The dtype is bool, int64 or float32, by the type of the number."""
     kind = {bool: np.dtype("bool"), int: int64}.get(type(fill_value), float32)
     shape = _sizes((size,))
-    return Tensor(backend.full(shape, fill_value, np.dtype(dtype or kind), device), requires_grad)
+    value = fill_value if dtype is None else number(fill_value, np.dtype(dtype))
+    return Tensor(backend.full(shape, value, np.dtype(dtype or kind), device), requires_grad)
 
 
 def zeros(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
@@ -56,6 +58,10 @@ def randint(low: int, high: Any = None, size: Any = None, *, dtype: Any = None, 
 def arange(start: float, end: float | None = None, step: float = 1, *, dtype: Any = None, device: Any = None) -> Tensor:
     """start, start + step, .. below end (0 .. start if end is not given); int64 unless a float is among them."""
     start, end = (0, start) if end is None else (start, end)
+    if dtype is not None and np.dtype(dtype) == int64:  # PyTorch counts in int64 then
+        start, end, step = int(start), int(end), int(step)
+    if not all(math.isfinite(n) for n in (start, end, step)):
+        raise RuntimeError(f"arange: {start}, {end} and {step} must be finite")
     if step == 0 or (end - start) * step < 0:
         raise RuntimeError(f"arange: steps of {step} do not lead from {start} to {end}")
     whole = all(isinstance(n, int | np.integer) for n in (start, end, step))
@@ -98,9 +104,12 @@ def full_like(
     return full(input.shape, fill_value, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
-def eye(n: int, *, dtype: Any = None, device: Any = None) -> Tensor:
-    """The n × n identity matrix."""
-    return Tensor(backend.to_device(np.eye(n, dtype=dtype or float32), device or backend.default_device()))
+def eye(n: int, m: int | None = None, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """The (n, m) matrix with ones on its diagonal: for m = None the n × n identity."""
+    if n < 0 or (m is not None and m < 0):
+        raise RuntimeError(f"eye: sizes are at least 0, not {n} and {m}")
+    array = np.eye(n, m, dtype=dtype or float32)
+    return Tensor(backend.to_device(array, device or backend.default_device()), requires_grad)
 
 
 def from_numpy(array: np.ndarray) -> Tensor:

@@ -52,4 +52,8 @@ def _letters(equation: str, ndims: list[int], dots: str) -> tuple[list[str], str
     if not arrow:
         single = [c for c in sorted(set(left) - set(".,")) if left.count(c) == 1]
         return inputs, dots[:most] + "".join(single)
-    return inputs, output.replace("...", dots[:most])
+    output = output.replace("...", dots[:most])
+    unknown = set(output) - set("".join(inputs))
+    if unknown or len(set(output)) < len(output):
+        raise RuntimeError(f"einsum: the output of {equation!r} names a letter twice, or one that no operand has")
+    return inputs, output

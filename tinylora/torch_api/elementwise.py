@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import math
 from typing import Any
 
@@ -19,20 +20,23 @@ def _apply(op: Op, *inputs: Any, floating: bool = False) -> Tensor:
         raise TypeError(f"{op.name}: expected a tensor, got {', '.join(type(x).__name__ for x in inputs)}")
     try:
         return record(op, *operands)
+    except TypeError:  # NumPy's, for - of booleans
+        dtypes = [str(x.dtype) for x in inputs if isinstance(x, Tensor)]
+        raise RuntimeError(f"{op.name} is not defined for {' and '.join(dtypes)}") from None
     except ValueError:
         shapes = [tuple(x.shape) for x in inputs if hasattr(x, "shape")]
         raise RuntimeError(f"{op.name}: shapes {' and '.join(map(str, shapes))} do not broadcast") from None
 
 
 # ------------------------------------------------------------------------------------- two inputs
-def add(input: Any, other: Any) -> Tensor:
-    """input + other."""
-    return _apply(ops.add, input, other)
+def add(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
+    """input + alpha · other."""
+    return _apply(ops.add, input, other if alpha == 1 else mul(other, alpha))
 
 
-def sub(input: Any, other: Any) -> Tensor:
-    """input - other."""
-    return _apply(ops.sub, input, other)
+def sub(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
+    """input - alpha · other."""
+    return _apply(ops.sub, input, other if alpha == 1 else mul(other, alpha))
 
 
 def mul(input: Any, other: Any) -> Tensor:
@@ -40,9 +44,26 @@ def mul(input: Any, other: Any) -> Tensor:
     return _apply(ops.mul, input, other)
 
 
-def div(input: Any, other: Any) -> Tensor:
-    """input / other; integers are divided as float32."""
+def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
+    """input / other; integers are divided as float32. rounding_mode "floor" or "trunc" rounds; then the gradient is 0."""
+    if rounding_mode is not None:
+        return _rounded_quotient(input, other, rounding_mode)
     return _apply(ops.div, input, other, floating=True)
+
+
+def _rounded_quotient(input: Any, other: Any, mode: str) -> Tensor:
+    if mode not in ("floor", "trunc"):
+        raise RuntimeError(f"div: rounding_mode is None, 'floor' or 'trunc', not {mode!r}")
+    a, b = promote(input, other)
+    numbers = [x.dtype.kind in "iub" if isinstance(x, Tensor) else not isinstance(x, float) for x in (a, b)]
+    if builtins.all(numbers) and not (b.array.all() if isinstance(b, Tensor) else b):
+        raise RuntimeError("div: an integer is divided by 0")
+    return record(ops.quotient, a, b, towards_zero=mode == "trunc")
+
+
+def rsub(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
+    """other - alpha · input."""
+    return sub(other, input, alpha=alpha)
 
 
 def maximum(input: Any, other: Any) -> Tensor:
@@ -157,6 +178,8 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
     """A copy of input with `value` where mask is true."""
     if mask.dtype != bool:
         raise RuntimeError(f"masked_fill: the mask must be boolean, and this one is {mask.dtype}")
+    if isinstance(value, Tensor) and value.array.ndim:
+        raise RuntimeError(f"masked_fill: value is a number or a 0-d tensor, and its shape is {value.shape}")
     return where(mask, value if isinstance(value, Tensor) else input.array.dtype.type(value).item(), input)
 
 
@@ -172,3 +195,17 @@ def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
         limits = np.iinfo(input.dtype)
         return record(ops.clamp, input, limits.min if min is None else min, limits.max if max is None else max)
     return record(ops.clamp, input, -math.inf if min is None else float(min), math.inf if max is None else float(max))
+
+
+def clamp_min(input: Tensor, min: Any) -> Tensor:
+    """input, but at least min, a number or a tensor."""
+    return clamp(input, min=min)
+
+
+def clamp_max(input: Tensor, max: Any) -> Tensor:
+    """input, but at most max, a number or a tensor."""
+    return clamp(input, max=max)
+
+
+# PyTorch's other names for these
+absolute, clip, divide, multiply, negative, subtract, true_divide = abs, clamp, div, mul, neg, sub, div

@@ -45,12 +45,10 @@ from tinylora.torch_api.elementwise import (
     where,
 )
 from tinylora.torch_api.network import (
-    cross_entropy,
     dropout,
     embedding,
     layer_norm,
     linear,
-    linear_cross_entropy,
     lora_linear,
     rms_norm,
     rope,
@@ -158,7 +156,8 @@ def amin(input: Tensor, dim: Dim = None, keepdim: bool = False) -> Tensor:
 @numpy_names
 def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, dtype: Any = None) -> Tensor:
     """Product over one axis, or of all elements."""
-    input = input if dtype is None else input.to(dtype)
+    if dtype is not None:
+        return prod(input.to(dtype), dim, keepdim).to(dtype)
     input = input.to(np.int64) if input.dtype.kind in "biu" else input
     axis = axes_of(dim, input.array.ndim)
     flat = record(ops.reshape, input, shape=(input.array.size,)) if axis is None else input
@@ -167,9 +166,8 @@ def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, dtype: An
 
 @numpy_names
 def cumsum(input: Tensor, dim: int, dtype: Any = None) -> Tensor:
-    """Running sum along `dim`."""
-    input = input if dtype is None else input.to(dtype)
-    input = input.to(np.int64) if input.dtype.kind in "biu" else input
+    """Running sum along `dim`. Integers and booleans add up in int64."""
+    input = input.to(dtype or (np.int64 if input.dtype.kind in "biu" else input.dtype))
     axis = axes_of(dim, input.array.ndim)
     return input.clone() if axis is None else record(ops.cumsum, input, axis=axis)
 

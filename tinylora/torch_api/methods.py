@@ -5,7 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 from tinylora.tensor import Tensor
-from tinylora.torch_api import comparison, conversion, elementwise, functional, in_place, shaping
+from tinylora.torch_api import (
+    activations,
+    comparison,
+    conversion,
+    diagonals,
+    elementwise,
+    functional,
+    in_place,
+    joining,
+    new,
+    overwriting,
+    products,
+    rearranging,
+    sampling,
+    scans,
+    scattering,
+    scientific,
+    shaping,
+    statistics,
+)
 from tinylora.torch_api.operators import Operators
 
 
@@ -139,6 +158,9 @@ class TensorMethods(Operators):
     view = shaping.reshape
     view_as = shaping.view_as
 
+    hardshrink = activations.hardshrink
+    prelu = activations.prelu
+
     @property
     def T(self: Any) -> Tensor:
         """All axes in reverse order."""
@@ -148,6 +170,166 @@ class TensorMethods(Operators):
     def mT(self: Any) -> Tensor:
         """The last two axes swapped."""
         return shaping.transpose(self, -1, -2)
+
+    # elementwise.py
+    absolute = elementwise.absolute
+    clamp_max = elementwise.clamp_max
+    clamp_min = elementwise.clamp_min
+    clip = elementwise.clip
+    divide = elementwise.divide
+    multiply = elementwise.multiply
+    negative = elementwise.negative
+    subtract = elementwise.subtract
+    true_divide = elementwise.true_divide
+
+    # scientific.py
+    acos = scientific.acos
+    acosh = scientific.acosh
+    addcdiv = scientific.addcdiv
+    addcmul = scientific.addcmul
+    arccos = scientific.arccos
+    arccosh = scientific.arccosh
+    arcsin = scientific.arcsin
+    arcsinh = scientific.arcsinh
+    arctan = scientific.arctan
+    arctan2 = scientific.arctan2
+    arctanh = scientific.arctanh
+    asin = scientific.asin
+    asinh = scientific.asinh
+    atan = scientific.atan
+    atan2 = scientific.atan2
+    atanh = scientific.atanh
+    cosh = scientific.cosh
+    deg2rad = scientific.deg2rad
+    erfc = scientific.erfc
+    erfinv = scientific.erfinv
+    exp2 = scientific.exp2
+    expm1 = scientific.expm1
+    fix = scientific.fix
+    fmod = scientific.fmod
+    frac = scientific.frac
+    hypot = scientific.hypot
+    lerp = scientific.lerp
+    log10 = scientific.log10
+    log1p = scientific.log1p
+    log2 = scientific.log2
+    logaddexp = scientific.logaddexp
+    logit = scientific.logit
+    nan_to_num = scientific.nan_to_num
+    rad2deg = scientific.rad2deg
+    reciprocal = scientific.reciprocal
+    sinh = scientific.sinh
+    square = scientific.square
+    tan = scientific.tan
+    trunc = scientific.trunc
+
+    # comparison.py
+    bitwise_left_shift = comparison.bitwise_left_shift
+    bitwise_right_shift = comparison.bitwise_right_shift
+    greater = comparison.greater
+    greater_equal = comparison.greater_equal
+    isclose = comparison.isclose
+    isneginf = comparison.isneginf
+    isposinf = comparison.isposinf
+    less = comparison.less
+    less_equal = comparison.less_equal
+    logical_xor = comparison.logical_xor
+    not_equal = comparison.not_equal
+    signbit = comparison.signbit
+
+    # products.py
+    addbmm = products.addbmm
+    addmm = products.addmm
+    addmv = products.addmv
+    addr = products.addr
+    baddbmm = products.baddbmm
+    bmm = products.bmm
+    cross = products.cross
+    dot = products.dot
+    ger = products.ger
+    inner = products.inner
+    kron = products.kron
+    mm = products.mm
+    mv = products.mv
+    outer = products.outer
+    vdot = products.vdot
+
+    # shaping.py
+    argmin = shaping.argmin
+    swapaxes = shaping.swapaxes
+    swapdims = shaping.swapdims
+
+    # rearranging.py
+    broadcast_to = rearranging.broadcast_to
+    flip = rearranging.flip
+    fliplr = rearranging.fliplr
+    flipud = rearranging.flipud
+    moveaxis = rearranging.moveaxis
+    movedim = rearranging.movedim
+    narrow = rearranging.narrow
+    repeat = rearranging.repeat
+    repeat_interleave = rearranging.repeat_interleave
+    roll = rearranging.roll
+    rot90 = rearranging.rot90
+    select = rearranging.select
+    tile = rearranging.tile
+    unflatten = rearranging.unflatten
+    unfold = rearranging.unfold
+
+    # diagonals.py
+    diag = diagonals.diag
+    diag_embed = diagonals.diag_embed
+    diagflat = diagonals.diagflat
+    diagonal = diagonals.diagonal
+    trace = diagonals.trace
+
+    # joining.py
+    hsplit = joining.hsplit
+    tensor_split = joining.tensor_split
+    vsplit = joining.vsplit
+
+    # statistics.py
+    aminmax = statistics.aminmax
+    bincount = statistics.bincount
+    count_nonzero = statistics.count_nonzero
+    histc = statistics.histc
+    logsumexp = statistics.logsumexp
+    median = statistics.median
+    nanmean = statistics.nanmean
+    nansum = statistics.nansum
+    norm = statistics.norm
+    quantile = statistics.quantile
+    unique = statistics.unique
+
+    # scans.py
+    cummax = scans.cummax
+    cummin = scans.cummin
+    cumprod = scans.cumprod
+    diff = scans.diff
+
+    # scattering.py
+    argwhere = scattering.argwhere
+    index_add = scattering.index_add
+    index_copy = scattering.index_copy
+    index_fill = scattering.index_fill
+    masked_scatter = scattering.masked_scatter
+    masked_select = scattering.masked_select
+    nonzero = scattering.nonzero
+    scatter = scattering.scatter
+    scatter_reduce = scattering.scatter_reduce
+    take = scattering.take
+    take_along_dim = scattering.take_along_dim
+
+    # sampling.py
+    bernoulli = sampling.bernoulli
+    multinomial = sampling.multinomial
+
+    # new.py
+    new_empty = new.new_empty
+    new_full = new.new_full
+    new_ones = new.new_ones
+    new_tensor = new.new_tensor
+    new_zeros = new.new_zeros
 
     # in place
     add_ = in_place.add_
@@ -163,6 +345,80 @@ class TensorMethods(Operators):
     sub_ = in_place.sub_
     uniform_ = in_place.uniform_
     zero_ = in_place.zero_
+
+    # overwriting.py
+    abs_ = overwriting.abs_
+    acos_ = overwriting.acos_
+    acosh_ = overwriting.acosh_
+    addbmm_ = overwriting.addbmm_
+    addcdiv_ = overwriting.addcdiv_
+    addcmul_ = overwriting.addcmul_
+    addmm_ = overwriting.addmm_
+    addmv_ = overwriting.addmv_
+    addr_ = overwriting.addr_
+    asin_ = overwriting.asin_
+    asinh_ = overwriting.asinh_
+    atan2_ = overwriting.atan2_
+    atan_ = overwriting.atan_
+    atanh_ = overwriting.atanh_
+    baddbmm_ = overwriting.baddbmm_
+    bernoulli_ = overwriting.bernoulli_
+    ceil_ = overwriting.ceil_
+    clamp_max_ = overwriting.clamp_max_
+    clamp_min_ = overwriting.clamp_min_
+    cos_ = overwriting.cos_
+    cosh_ = overwriting.cosh_
+    cumprod_ = overwriting.cumprod_
+    cumsum_ = overwriting.cumsum_
+    erf_ = overwriting.erf_
+    erfc_ = overwriting.erfc_
+    erfinv_ = overwriting.erfinv_
+    exp2_ = overwriting.exp2_
+    exp_ = overwriting.exp_
+    expm1_ = overwriting.expm1_
+    exponential_ = overwriting.exponential_
+    fill_diagonal_ = overwriting.fill_diagonal_
+    floor_ = overwriting.floor_
+    floor_divide_ = overwriting.floor_divide_
+    fmod_ = overwriting.fmod_
+    frac_ = overwriting.frac_
+    hypot_ = overwriting.hypot_
+    index_add_ = overwriting.index_add_
+    index_copy_ = overwriting.index_copy_
+    index_fill_ = overwriting.index_fill_
+    lerp_ = overwriting.lerp_
+    log10_ = overwriting.log10_
+    log1p_ = overwriting.log1p_
+    log2_ = overwriting.log2_
+    log_ = overwriting.log_
+    logical_and_ = overwriting.logical_and_
+    logical_not_ = overwriting.logical_not_
+    logical_or_ = overwriting.logical_or_
+    logical_xor_ = overwriting.logical_xor_
+    logit_ = overwriting.logit_
+    masked_scatter_ = overwriting.masked_scatter_
+    nan_to_num_ = overwriting.nan_to_num_
+    neg_ = overwriting.neg_
+    random_ = overwriting.random_
+    reciprocal_ = overwriting.reciprocal_
+    relu_ = overwriting.relu_
+    remainder_ = overwriting.remainder_
+    round_ = overwriting.round_
+    rsqrt_ = overwriting.rsqrt_
+    scatter_ = overwriting.scatter_
+    scatter_add_ = overwriting.scatter_add_
+    scatter_reduce_ = overwriting.scatter_reduce_
+    sigmoid_ = overwriting.sigmoid_
+    sign_ = overwriting.sign_
+    sin_ = overwriting.sin_
+    sinh_ = overwriting.sinh_
+    sqrt_ = overwriting.sqrt_
+    square_ = overwriting.square_
+    tan_ = overwriting.tan_
+    tanh_ = overwriting.tanh_
+    tril_ = overwriting.tril_
+    triu_ = overwriting.triu_
+    trunc_ = overwriting.trunc_
 
 
 def attach() -> None:

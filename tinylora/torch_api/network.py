@@ -1,4 +1,4 @@
-"""The functions that networks are made of, by PyTorch's names: products, norms, attention, losses."""
+"""The functions that networks are made of, by PyTorch's names: products, norms, attention. (Losses are in losses.py.)"""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from tinylora import ops
-from tinylora.backend import array_module, bfloat16, float32, is_floating, next_key, seen
-from tinylora.tensor import Tensor, grad_enabled, record
-from tinylora.torch_api.promote import follow, need_float, one_dtype, wide
+from tinylora.backend import array_module, bfloat16, float32, next_key, seen
+from tinylora.tensor import Tensor, record
+from tinylora.torch_api.elementwise import where
+from tinylora.torch_api.promote import follow, need_float, one_dtype
 
 
 # ------------------------------------------------------------------------------------------- products
@@ -35,8 +36,7 @@ def _check_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
         raise RuntimeError(f"linear: input of shape {input.shape} does not fit a weight of shape {weight.shape}")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise RuntimeError(f"linear: bias of shape {bias.shape} does not fit a weight of shape {weight.shape}")
-    dtypes = {input.dtype, weight.dtype, weight.dtype if bias is None else bias.dtype}
-    if len(dtypes) > 1 or not is_floating(weight.dtype):
+    if len({input.dtype, weight.dtype, weight.dtype if bias is None else bias.dtype}) > 1:
         input, bias = follow(weight, input, bias)
         one_dtype("linear", input, weight, bias)
     return input, bias
@@ -114,23 +114,36 @@ def _broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...] | None:
         return None
 
 
-def embedding(input: Tensor, weight: Tensor) -> Tensor:
-    """weight[input]: ids of any shape -> (.., C). Raises IndexError for ids outside the vocabulary."""
+def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None) -> Tensor:
+    """weight[input]: ids of any shape -> (.., C). Raises IndexError for ids outside the vocabulary.
+
+    The row `padding_idx` gets no gradient.
+    """
     ids = input.array
+    if weight.array.ndim != 2:
+        raise RuntimeError(f"embedding: weight is a matrix (vocabulary, C), and its shape is {weight.shape}")
     if ids.dtype.kind not in "iu":
         raise RuntimeError(f"embedding: ids must be integers, and these are {ids.dtype}")
     known = seen(ids)
     if known.size and not (known.min() >= 0 and known.max() < weight.shape[0]):
         raise IndexError(f"embedding: ids {known.min()}..{known.max()} outside the vocabulary 0..{weight.shape[0] - 1}")
-    return record(ops.embedding, weight, ids)
+    y = record(ops.embedding, weight, ids)
+    if padding_idx is None or not y.requires_grad:
+        return y
+    if not -weight.shape[0] <= padding_idx < weight.shape[0]:
+        raise RuntimeError(f"embedding: padding_idx {padding_idx} is outside the vocabulary 0..{weight.shape[0] - 1}")
+    return where(input.unsqueeze(-1) == padding_idx % weight.shape[0], y.detach(), y)
 
 
-def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
+def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Zero each element with probability p and scale the rest by 1 / (1 - p); nothing when not training."""
     if not 0 <= p <= 1:
         raise ValueError(f"dropout: p must be between 0 and 1, not {p}")
     need_float("dropout", input)
-    return record(ops.dropout, input, float(p), next_key()) if training and p > 0 else input
+    if not training or p == 0:
+        return input
+    y = record(ops.dropout, input, float(p), next_key())  # its gradient needs no input
+    return input.copy_(y) if inplace else y
 
 
 def scaled_dot_product_attention(
@@ -146,8 +159,8 @@ def scaled_dot_product_attention(
     """softmax(q kᵀ · scale) v for q (B, H, T, D), k and v (B, H, S, D), fused: see `ops.nn.attention`. scale is 1/√D.
 
     `attn_mask` broadcasts to (B, H, T, S): boolean, True where a key may be seen, or numbers that are added to the scores.
-    It is a constant. With `is_causal` query t sees the keys 0 .. t of these. With `enable_gqa` there may be fewer key
-    heads, if their number divides H. A query that sees no key gives 0.
+    A mask that requires grad gets one, step by step rather than fused. With `is_causal` query t sees the keys 0 .. t of
+    these. With `enable_gqa` there may be fewer key heads, if their number divides H. A query that sees no key gives 0.
 
     >>> from tinylora import randn
     >>> scaled_dot_product_attention(randn(2, 9, 5, 8), randn(2, 3, 5, 8), randn(2, 3, 5, 8), enable_gqa=True).shape
@@ -160,6 +173,8 @@ def scaled_dot_product_attention(
         one_head = query[None], key[None], value[None], attn_mask, dropout_p, is_causal, scale
         return scaled_dot_product_attention(*one_head)[0]
     _check_heads(query, key, value, enable_gqa)
+    if attn_mask is not None and attn_mask.requires_grad:
+        return _attention_with_trained_mask(query, key, value, attn_mask, dropout_p, is_causal, scale)
     mask = _mask(query, key, attn_mask)
     T, S = query.shape[-2], key.shape[-2]
     if is_causal and T != S:  # the op lets the last query see all keys; in PyTorch the first query sees one
@@ -184,14 +199,24 @@ def _check_heads(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool) ->
         raise RuntimeError(f"attention: {H_kv} key heads do not divide {H} query heads")
 
 
+def _attention_with_trained_mask(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, p: float, causal: bool, scale: float | None
+) -> Tensor:
+    """The definition, for a mask such as a relative position bias, which has a gradient of its own."""
+    group = query.shape[-3] // (key.shape[-3] or 1)
+    key, value = ((x.repeat_interleave(group, -3) if group > 1 else x) for x in (key, value))
+    scores = query @ key.mT * (1 / math.sqrt(query.shape[-1]) if scale is None else scale) + mask  # (B, H, T, S)
+    if causal:
+        scores = scores.masked_fill(scores.new_ones(scores.shape[-2:], dtype=np.dtype(bool)).triu(1), -math.inf)
+    unseen = (scores == -math.inf).all(-1, keepdim=True)
+    P = scores.masked_fill(unseen, 0.0).softmax(-1).masked_fill(unseen, 0.0)
+    return dropout(P, p) @ value
+
+
 def _mask(query: Tensor, key: Tensor, mask: Tensor | None) -> Any:
     """attn_mask as an array: boolean, or of the queries' dtype."""
     if mask is None:
         return None
-    if mask.requires_grad:
-        raise NotImplementedError(
-            "attention: attn_mask is a constant here; add a bias that is trained to the scores yourself"
-        )
     if mask.dtype not in (np.dtype(bool), float32, query.dtype):
         raise RuntimeError(f"attention: attn_mask must be boolean or {query.dtype}, and this one is {mask.dtype}")
     scores = (*query.shape[:-1], key.shape[-2])
@@ -199,63 +224,3 @@ def _mask(query: Tensor, key: Tensor, mask: Tensor | None) -> Any:
         raise RuntimeError(f"attention: attn_mask of shape {mask.shape} does not broadcast to the scores' {scores}")
     wide_enough = float32 if query.dtype == bfloat16 else query.dtype
     return mask.array if mask.dtype == bool else mask.array.astype(wide_enough, copy=False)
-
-
-def cross_entropy(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None = None,
-    ignore_index: int = -100,
-    reduction: str = "mean",
-) -> Tensor:
-    """-log softmax(logits)[target]. Logits (N, classes) or (N, classes, d1, ..) or (classes,); target integers.
-
-    Rows whose target is `ignore_index` count nothing; `weight` (classes,) weighs each row by its class.
-    """
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"cross_entropy: reduction is 'mean', 'sum' or 'none', not {reduction!r}")
-    need_float("cross_entropy", input)
-    input = wide(input)
-    if weight is not None and weight.shape != input.shape[:2][-1:]:
-        raise RuntimeError(f"cross_entropy: weight of shape {weight.shape} does not fit logits of shape {input.shape}")
-    if input.array.ndim == 1:
-        loss = cross_entropy(input[None], target.reshape(1), weight, ignore_index, reduction)
-        return loss.reshape(()) if reduction == "none" else loss
-    if target.shape != (input.shape[:1] + input.shape[2:]):
-        raise ValueError(f"cross_entropy: logits of shape {input.shape} do not fit targets of shape {target.shape}")
-    classes = input.shape[1]
-    logits = input.permute(0, *range(2, input.array.ndim), 1).reshape(target.array.size, classes)
-    flat = _targets("cross_entropy", target, classes, ignore_index)
-    w = None if weight is None else weight.array
-    loss = record(ops.cross_entropy, logits, flat, w, ignore_index=ignore_index, reduction=reduction)
-    return loss.reshape(target.shape) if reduction == "none" else loss
-
-
-def _targets(name: str, target: Tensor, classes: int, ignore_index: int) -> Any:
-    """The targets as one row of an array, if each is a class or `ignore_index`."""
-    if target.dtype.kind not in "iu":
-        raise RuntimeError(f"{name}: targets must be integers (class numbers), and these are {target.dtype}")
-    known = seen(flat := target.array.reshape(-1))
-    wrong = known[((known < 0) | (known >= classes)) & (known != ignore_index)]
-    if wrong.size:
-        raise IndexError(f"{name}: target {int(wrong[0])} is not one of the {classes} classes 0..{classes - 1}")
-    return flat
-
-
-def linear_cross_entropy(input: Tensor, weight: Tensor, target: Tensor, ignore_index: int = -100) -> Tensor:
-    """cross_entropy(input Wᵀ, target), averaged, for input (.., C), W (classes, C) and target (..): no logits are stored.
-
-    >>> import tinylora
-    >>> x, W, target = tinylora.randn(2, 5, 8), tinylora.randn(100, 8), tinylora.zeros(2, 5).long()
-    >>> logits = tinylora.nn.functional.linear(x, W)
-    >>> expected = cross_entropy(logits.flatten(0, 1), target.flatten())
-    >>> tinylora.allclose(linear_cross_entropy(x, W, target), expected)
-    True
-    """
-    input, _ = _check_linear(input, weight, None)
-    if target.shape != input.shape[:-1]:
-        raise ValueError(f"linear_cross_entropy: input of shape {input.shape} does not fit targets of shape {target.shape}")
-    flat = _targets("linear_cross_entropy", target, weight.shape[0], ignore_index)
-    x = record(ops.reshape, input, shape=(flat.size, input.shape[-1]))
-    d_x_too = x.requires_grad and grad_enabled()
-    return record(ops.linear_cross_entropy, x, weight, flat, ignore_index=ignore_index, d_x_too=d_x_too)

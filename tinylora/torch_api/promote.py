@@ -135,7 +135,7 @@ def _alike(found: list[Any]) -> bool:
 
 def _fit(x: Any, dtype: np.dtype, mixed: bool) -> Any:
     if not isinstance(x, Tensor):
-        return {"f": float, "V": float, "b": bool}.get(dtype.kind, int)(x)
+        return wrapped(int(x), dtype) if dtype.kind in "iu" else {"b": bool}.get(dtype.kind, float)(x)
     if mixed and x.array.ndim == 0 and x.node is None and x.device == "cpu":
         return x.array.item()  # a 0-d CPU tensor may be combined with tensors on any device, as a number
     return x if x.dtype == dtype else record(ops.cast, x, dtype=dtype)

@@ -108,16 +108,25 @@ def expand_as(input: Tensor, other: Tensor) -> Tensor:
 
 def t(input: Tensor) -> Tensor:
     """A matrix transposed; a vector as it is."""
+    if input.array.ndim > 2:
+        raise RuntimeError(f"t takes a matrix, and the shape is {input.shape}; .mT swaps the last two axes")
     return transpose(input, 0, 1) if input.array.ndim > 1 else input
+
+
+def _matrix(name: str, input: Tensor) -> None:
+    if input.array.ndim < 2:
+        raise RuntimeError(f"{name} needs at least 2 dims, and the shape is {input.shape}")
 
 
 def tril(input: Tensor, diagonal: int = 0) -> Tensor:
     """The lower triangle of the last two axes, zeros elsewhere."""
+    _matrix("tril", input)
     return record(ops.tril, input, diagonal=diagonal)
 
 
 def triu(input: Tensor, diagonal: int = 0) -> Tensor:
     """The upper triangle of the last two axes, zeros elsewhere."""
+    _matrix("triu", input)
     return record(ops.triu, input, diagonal=diagonal)
 
 
@@ -125,7 +134,11 @@ def triu(input: Tensor, diagonal: int = 0) -> Tensor:
 @numpy_names
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Join tensors along an existing axis."""
+    if not tensors:
+        raise ValueError("cat: expected at least one tensor to join")
     parts = promote(*tensors)
+    filled = [x for x in parts if x.shape != (0,)]  # PyTorch lets an empty vector stand beside tensors of any shape
+    parts = filled if filled and filled[0].array.ndim > 1 else parts
     axis = _axis(dim, parts[0].array.ndim)
     shapes = [x.shape for x in parts]
     if len({s[:axis] + s[axis + 1 :] for s in shapes}) > 1 or len({len(s) for s in shapes}) > 1 or () in shapes:
@@ -136,6 +149,8 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
 @numpy_names
 def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Join tensors of one shape along a new axis."""
+    if not tensors:
+        raise RuntimeError("stack: expected at least one tensor to join")
     if len({x.shape for x in tensors}) > 1:
         raise RuntimeError(f"stack: shapes {', '.join(str(x.shape) for x in tensors)} differ")
     return cat([unsqueeze(x, dim) for x in tensors], axes_of(dim, tensors[0].array.ndim + 1))
@@ -180,15 +195,22 @@ def _check_index(name: str, input: Tensor, index: Tensor, axis: int) -> None:
     if any(m > n for i, (m, n) in enumerate(zip(index.shape, input.shape, strict=True)) if i != axis):
         raise RuntimeError(f"{name}: index of shape {index.shape} is larger than the tensor, {input.shape}")
     if index.array.size and not (index.array.min() >= 0 and index.array.max() < input.shape[axis]):
-        raise IndexError(f"{name}: index {index.array.min()}..{index.array.max()} outside 0..{input.shape[axis] - 1}")
+        raise RuntimeError(f"{name}: index {index.array.min()}..{index.array.max()} outside 0..{input.shape[axis] - 1}")
+
+
+def _vector(x: Tensor) -> Tensor:
+    """A 0-d tensor as a vector of one element."""
+    return x if x.array.ndim else reshape(x, 1)
 
 
 @numpy_names
 def gather(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """out[i][j] = input[index[i][j]][j] for dim 0, and so on."""
     axis = _axis(dim, input.array.ndim)
-    if not input.array.ndim:
-        return reshape(gather(reshape(input, 1), 0, reshape(index, -1)), index.shape)
+    if not index.array.size and index.dtype.kind in "iu":  # of any shape, as in PyTorch
+        return reshape(reshape(input, -1)[:0], index.shape)
+    if not input.array.ndim or not index.array.ndim:
+        return reshape(gather(_vector(input), axis, _vector(index)), index.shape)
     _check_index("gather", input, index, axis)
     return record(ops.gather, input, index.array, axis=axis)
 
@@ -197,6 +219,12 @@ def gather(input: Tensor, dim: int, index: Tensor) -> Tensor:
 def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     """A copy of input with out[index[i][j]][j] += src[i][j] for dim 0, and so on."""
     axis = _axis(dim, input.array.ndim)
+    if not (input.array.ndim and index.array.ndim and src.array.ndim):
+        return reshape(scatter_add(_vector(input), axis, _vector(index), _vector(src)), input.shape)
+    if not index.array.size and index.dtype.kind in "iu":
+        return input.clone()
+    if src.dtype != input.dtype or src.array.ndim != index.array.ndim:
+        raise RuntimeError(f"scatter_add: src {src.dtype} {src.shape} does not fit input {input.dtype}, index {index.shape}")
     _check_index("scatter_add", input, index, axis)
     if any(m > n for m, n in zip(index.shape, src.shape, strict=True)):
         raise RuntimeError(f"scatter_add: index of shape {index.shape} is larger than src, {src.shape}")
@@ -208,6 +236,10 @@ def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """The slices of input at `index` (1-d integers) along an axis."""
     if index.array.ndim > 1:
         raise RuntimeError(f"index_select: index is 1-d, not of shape {index.shape}")
+    if index.dtype.kind not in "iu":
+        raise RuntimeError(f"index_select: index needs integers, and this one holds {index.dtype}")
+    if not input.array.ndim:
+        return reshape(index_select(reshape(input, 1), dim, index), ())
     return input[(slice(None),) * _axis(dim, input.array.ndim) + (index.array.reshape(-1),)]
 
 
@@ -261,16 +293,22 @@ def min(input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False) -
 @numpy_names
 def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """Index of the largest element, in the flattened tensor or along an axis; the first of several equals."""
-    if not input.array.size:
-        raise IndexError(f"argmax: nothing to compare in a tensor of shape {input.shape}")
+    return _arg("argmax", input, dim, keepdim)
+
+
+def _arg(name: str, input: Tensor, dim: int | None, keepdim: bool) -> Tensor:
     axis = axes_of(dim, input.array.ndim)
-    found = Tensor(input.array.argmax(axis=axis))
-    return unsqueeze(found, axis) if keepdim and axis is not None else found
+    if not (input.array.size if axis is None else input.shape[axis]):
+        raise IndexError(f"{name}: nothing to compare in a tensor of shape {input.shape}")
+    found = Tensor(getattr(input.array, name)(axis=axis))
+    if not keepdim or not input.array.ndim:
+        return found
+    return reshape(found, [1] * input.array.ndim) if axis is None else unsqueeze(found, axis)
 
 
 @numpy_names
-def argsort(input: Tensor, dim: int = -1, descending: bool = False) -> Tensor:
-    """The order that sorts `input` along an axis; equal elements keep theirs."""
+def argsort(input: Tensor, dim: int = -1, descending: bool = False, *, stable: bool = True) -> Tensor:
+    """The order that sorts `input` along an axis; equal elements keep theirs, whatever `stable` says."""
     xp, axis = array_module(input.array), _axis(dim, input.array.ndim)
     if not input.array.ndim:
         return Tensor(xp.zeros((), "int64"))
@@ -281,16 +319,27 @@ def argsort(input: Tensor, dim: int = -1, descending: bool = False) -> Tensor:
 
 
 @numpy_names
-def sort(input: Tensor, dim: int = -1, descending: bool = False) -> ValuesIndices:
+def sort(input: Tensor, dim: int = -1, descending: bool = False, *, stable: bool = True) -> ValuesIndices:
     """(values, indices), sorted along an axis; equal elements keep their order."""
     return _along(input, dim, argsort(input, dim, descending).array)
 
 
 @numpy_names
-def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True) -> ValuesIndices:
+def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> ValuesIndices:
     """The k largest (or smallest) elements along an axis, in order, and their indices."""
     axis = _axis(dim, input.array.ndim)
     if not 0 <= k <= (input.shape[axis] if input.shape else 1):
         raise RuntimeError(f"topk: k = {k} is out of range for dim {dim} of a tensor of shape {input.shape}")
     order = argsort(input, axis, descending=largest)
     return _along(input, axis, order.array[(slice(None),) * axis + (slice(0, k),)] if input.shape else order.array)
+
+
+@numpy_names
+def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    """Index of the smallest element, in the flattened tensor or along an axis; the first of several equals."""
+    return _arg("argmin", input, dim, keepdim)
+
+
+# PyTorch's other names for these
+concat = concatenate = cat
+swapaxes = swapdims = transpose
