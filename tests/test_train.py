@@ -113,7 +113,8 @@ def test_the_command_line_takes_its_defaults_from_the_recipe():
     args = cli.parser().parse_args(["finetune", "a.tsv"])
     for field in dataclasses.fields(Recipe):
         if field.default is not dataclasses.MISSING and hasattr(args, field.name):
-            assert getattr(args, field.name) == field.default, field.name
+            given = getattr(args, field.name)
+            assert (tuple(given) if isinstance(given, list) else given) == field.default, field.name
 
 
 @pytest.mark.parametrize("heads", [0, -2, 3])

@@ -17,16 +17,30 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tinylora import backend
+from tinylora.adapters.config import VARIANTS
 from tinylora.app import commands, demo, terminal
 from tinylora.app.commands import UsageError
 from tinylora.models.presets import PRESETS
 from tinylora.runs.lock import FolderError
 from tinylora.runs.recipe import Recipe
+from tinylora.tasks import TASKS
+from tinylora.training.schedule import DECAYS
 
 
 # ------------------------------------------------------------------------------------------- arguments
+class Formatter(argparse.HelpFormatter):
+    """Appends defaults to help texts."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        shown = action.option_strings and action.default not in (None, False, True, argparse.SUPPRESS)
+        return f"{action.help or ''}{' (default: %(default)s)' if shown else ''}".strip()
+
+
 class Parser(argparse.ArgumentParser):
-    """Reports errors in one line, without the usage."""
+    """Reports errors in one line, without the usage; help shows defaults."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, formatter_class=Formatter)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
@@ -83,28 +97,20 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--alpha", type=above_zero, default=16.0)
     sub.add_argument("--tree", action="store_true", help="print the whole model as a tree")
 
-    sub = command("finetune", commands.finetune, default="nano", help="the base model")
-    sub.add_argument("data", metavar="DATA", help="TSV, CSV or JSONL with a label and a text column")
-    sub.add_argument("--text-column", metavar="NAME")
-    sub.add_argument("--label-column", metavar="NAME")
-    sub.add_argument("--rank", type=positive, default=Recipe.rank)
-    sub.add_argument("--alpha", type=above_zero, default=Recipe.alpha, help="A B is multiplied by alpha / rank")
-    sub.add_argument("--lr", type=above_zero, default=Recipe.lr)
-    sub.add_argument("--epochs", type=positive, default=Recipe.epochs)
-    sub.add_argument("--batch-size", type=positive, default=Recipe.batch_size)
-    sub.add_argument("--seed", type=whole, default=Recipe.seed)
-    sub.add_argument("--checkpoint", action="store_true", help="less memory, more time: compute activations again")
-    sub.add_argument("--no-graph", dest="graph", action="store_false", help="on a GPU, no CUDA graphs")
-    sub.add_argument("--out", type=Path, help="a new folder; default runs/NAME-OF-DATA")
-    sub.add_argument("--save-every", metavar="N|Ns", help="save in this many steps or seconds; default: after each epoch")
-    sub.add_argument("--resume", action="store_true", help="go on with the run in --out, if there is one")
+    finetune_options(command("finetune", commands.finetune, default="nano", help="the base model"))
 
     sub = command("resume", commands.resume)
     sub.add_argument("folder", metavar="RUN", help="a run's folder")
 
-    sub = command("predict", commands.predict_texts, help="where the base model is now, if it moved")
-    sub.add_argument("adapter", metavar="ADAPTER", help="a run's folder, an adapter file, or a merged model")
+    sub = command("predict", commands.predict, help="where the base model is now, if it moved")
+    sub.add_argument("adapter", metavar="RUN", help="a run's folder, an adapter file, or a merged model")
     sub.add_argument("text", metavar="TEXT", nargs="*", help="default: lines of standard input")
+
+    sub = command("evaluate", commands.evaluate, help="where the base model is now, if it moved")
+    sub.add_argument("adapter", metavar="RUN", help="a run's folder, an adapter file, or a merged model")
+    sub.add_argument("data", metavar="DATA", help="a file of examples for the run's task")
+    sub.add_argument("--text-column", metavar="NAME")
+    sub.add_argument("--label-column", metavar="NAME")
 
     sub = command("generate", commands.generate_text, default=None, help="default: the adapter's base, else nano")
     sub.add_argument("--prompt", default="The ")
@@ -122,9 +128,55 @@ def parser() -> argparse.ArgumentParser:
     sub = command("merge", commands.merge, help="where the base model is now, if it moved")
     sub.add_argument("adapter", metavar="ADAPTER", help="a run's folder or an adapter file")
     sub.add_argument("--out", type=Path, required=True, help="a new folder")
-    sub = command("inspect", commands.inspect)
-    sub.add_argument("adapter", metavar="ADAPTER", help="a run's folder, an adapter file, or PEFT's folder")
+    sub = command("inspect", commands.inspect, help="with --task: the model that reads the data")
+    sub.add_argument("adapter", metavar="RUN|DATA", help="a run's folder, an adapter file, PEFT's folder; or a file of data")
+    sub.add_argument("--task", choices=tuple(TASKS), help="show how examples are read, and which tokens are trained")
     return top
+
+
+def finetune_options(sub: argparse.ArgumentParser) -> None:
+    """The options of `finetune`: the fields of Recipe."""
+    sub.add_argument("data", metavar="DATA", help="TSV, CSV, JSONL, JSON, CoNLL or plain text")
+    group = sub.add_argument_group("data")
+    group.add_argument("--task", choices=tuple(TASKS), help="default: guessed from the file")
+    group.add_argument("--valid", metavar="FILE", help="examples to choose the best epoch by; default: 10 %% of DATA")
+    group.add_argument("--test", metavar="FILE", help="examples for the score at the end; default: 20 %% of DATA")
+    group.add_argument("--text-column", metavar="NAME")
+    group.add_argument("--label-column", metavar="NAME")
+    group.add_argument(
+        "--max-length", type=two_or_more, metavar="N", help="tokens of an example; default: what the model reads"
+    )
+    group.add_argument("--truncate", choices=("end", "beginning"), help="what is left out of a longer one; default: the end")
+    group = sub.add_argument_group("LoRA")
+    group.add_argument("--rank", type=positive, default=Recipe.rank, help="of A and B")
+    group.add_argument("--alpha", type=above_zero, default=Recipe.alpha, help="A B is multiplied by alpha / rank")
+    group.add_argument(
+        "--targets", nargs="+", default=list(Recipe.targets), metavar="NAME", help="layers to put LoRA around"
+    )
+    group.add_argument("--dropout", type=not_negative, default=Recipe.dropout, help="of LoRA's input")
+    group.add_argument("--variant", choices=tuple(VARIANTS), default=Recipe.variant, help="of LoRA")
+    group.add_argument("--bits", type=int, choices=(8, 4), help="quantise the base: less memory")
+    group.add_argument("--adapter", metavar="RUN", help="go on from a finished run's adapter")
+    group = sub.add_argument_group("training")
+    group.add_argument("--epochs", type=positive, default=Recipe.epochs, help="how often all examples are read")
+    group.add_argument("--lr", type=above_zero, default=Recipe.lr, help="the highest learning rate")
+    group.add_argument("--batch-size", type=positive, default=Recipe.batch_size, metavar="N", help="examples in a batch")
+    group.add_argument("--accumulate", type=positive, default=Recipe.accumulate, metavar="N", help="batches in a step")
+    group.add_argument("--pack", action="store_true", help="several examples in a row instead of padding")
+    group.add_argument("--schedule", choices=tuple(DECAYS), default=Recipe.schedule, help="of the learning rate")
+    group.add_argument("--warmup", type=not_negative, default=Recipe.warmup, metavar="SHARE", help="of all steps")
+    group.add_argument("--class-weights", action="store_true", default=None, help="all classes count the same")
+    group.add_argument("--label-smoothing", type=not_negative, metavar="S", help="mix labels with S / classes of all others")
+    group.add_argument("--once", dest="twice", action="store_false", default=None, help="tag: give each sentence once")
+    group.add_argument("--patience", type=positive, metavar="N", help="stop after N validations without a better one")
+    group.add_argument("--eval-every", type=positive, metavar="STEPS", help="default: after each epoch")
+    group.add_argument("--seed", type=whole, default=Recipe.seed, help="the same seed gives the same bytes")
+    group.add_argument("--checkpoint", action="store_true", help="less memory, more time: compute activations again")
+    group.add_argument("--no-graph", dest="graph", action="store_false", help="on a GPU, no CUDA graphs")
+    group = sub.add_argument_group("the run")
+    group.add_argument("--out", type=Path, help="a new folder; default: runs/NAME-OF-DATA")
+    group.add_argument("--save-every", metavar="N|Ns", help="save in this many steps or seconds; default: after each epoch")
+    group.add_argument("--resume", action="store_true", help="go on with the run in --out, if there is one")
 
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:

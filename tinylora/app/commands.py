@@ -21,8 +21,9 @@ from tinylora.runs import finetune as finetuning
 from tinylora.runs.recipe import Recipe
 from tinylora.runs.run import Run
 from tinylora.runs.run_folder import adapter_file, check_output, load_language_model, save_merged
-from tinylora.tasks import Classify
+from tinylora.tasks import TASKS, Classify, Tag
 from tinylora.tasks.columns import ColumnError
+from tinylora.tasks.examples import IGNORE, Examples, Splits
 from tinylora.text.generate import generate, pieces
 from tinylora.text.perplexity import perplexity
 from tinylora.text.sampling import Sampling
@@ -54,8 +55,9 @@ def finetune(args: argparse.Namespace) -> None:
     """Fine-tune a model with LoRA on a file of examples."""
     out = args.out or Path("runs") / Path(args.data).stem
     if not Path(args.data).is_file():
-        raise FileNotFoundError(f"{args.data}: no such file; DATA is a .tsv, .csv or .jsonl file of labelled messages")
+        raise FileNotFoundError(f"{args.data}: no such file; DATA is a file of examples")
     options = {f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe) if hasattr(args, f.name)}
+    options["targets"] = tuple(args.targets)
     try:
         with terminal.Training() as reporter:
             run = finetuning.finetune(out=out, reporter=reporter, resume=args.resume, **options)
@@ -79,21 +81,39 @@ def _say_written(folder: Path) -> None:
     terminal.say(f"written: {', '.join(sorted(str(path) for path in folder.iterdir()))}")
 
 
-def predict_texts(args: argparse.Namespace) -> None:
-    """Print label, probability and text for each text given, or each line of standard input."""
+def predict(args: argparse.Namespace) -> None:
+    """Print a run's answer to each text given, or to each line of standard input."""
     texts = [text for text in map(str.strip, args.text or sys.stdin) if text]
     if not texts:
         raise ValueError("no text: give some as arguments, or one a line on standard input")
     run = Run.load(args.adapter, args.model)
-    if not isinstance(run.task, Classify):
-        raise ValueError(f"{args.adapter}: this model is no classifier")
-    for text, p in zip(texts, run.task.probabilities(run.model, texts), strict=True):
-        print(f"{run.task.labels[int(p.argmax())]}\t{p.max():.4f}\t{text}")  # not by rich, which replaces tabs by spaces
+    if isinstance(run.task, Classify):
+        for text, p in zip(texts, run.task.probabilities(run.model, texts), strict=True):
+            print(f"{run.task.labels[int(p.argmax())]}\t{p.max():.4f}\t{text}")  # not by rich, which replaces tabs by spaces
+    elif isinstance(run.task, Tag):
+        for words in run.predict(texts):
+            print("".join(f"{word}\t{tag}\n" for word, tag in words))
+    else:
+        for answer in run.predict(texts):
+            print(answer)
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Print how well a run does on the examples in a file."""
+    run = Run.load(args.adapter, args.model)
+    examples = run.task.read(args.data, **_columns(args))
+    terminal.say(f"{len(examples):,} examples")
+    terminal.show_score(run.task.evaluate(run.model, examples))
+
+
+def _columns(args: argparse.Namespace) -> dict[str, str]:
+    given = {name: getattr(args, name) for name in ("text_column", "label_column")}
+    return {name: column for name, column in given.items() if column is not None}
 
 
 def generate_text(args: argparse.Namespace) -> None:
     """Continue a prompt."""
-    model, source = load_language_model(args.model, args.adapter)
+    model, source, _ = load_language_model(args.model, args.adapter)
     tokenizer = source.tokenizer
     prompt = tokenizer.prompt(args.prompt)
     tokens = generate(model, prompt, args.tokens, _sampling(args), tokenizer.stop, args.seed)
@@ -102,7 +122,7 @@ def generate_text(args: argparse.Namespace) -> None:
 
 def chat(args: argparse.Namespace) -> None:
     """Talk with a model: a line is a turn, Ctrl-C stops an answer, Ctrl-D ends."""
-    model, source = load_language_model(args.model, args.adapter, default="smollm2")
+    model, source, _ = load_language_model(args.model, args.adapter, default="smollm2")
     talk = conversation.Conversation(model, source, _sampling(args), args.system, args.tokens, args.seed)
     conversation.run(talk)
 
@@ -119,7 +139,7 @@ def perplexity_of(args: argparse.Namespace) -> None:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{args.file}: not UTF-8, at byte {error.start}") from None
-    model, source = load_language_model(args.model)
+    model, source, _ = load_language_model(args.model)
     ids = source.tokenizer.prompt(text)[: args.tokens and args.tokens + 1]
     found = terminal.last_of(perplexity(model, ids, args.window), max(1, (len(ids) - 1) // args.window), "windows")
     size = len(source.tokenizer.decode(ids[1 : found.tokens + 1]).encode())
@@ -135,10 +155,29 @@ def merge(args: argparse.Namespace) -> None:
 
 
 def inspect(args: argparse.Namespace) -> None:
-    """Print an adapter's configuration, counts, and the spectrum of every layer's change."""
+    """Print what is in an adapter, or how the examples in a file of data are read for a task."""
+    if args.task is not None:
+        inspect_data(args)
+        return
     found = inspect_adapter(adapter_file(args.adapter))
     for key, value in found.config.items():
         if value not in (None, False, "", (), [], {}):
             terminal.say(f"{key:16} {', '.join(map(str, value)) if isinstance(value, list | tuple) else value}")
     terminal.say(f"\n{found.lora:,} parameters of LoRA, {found.whole:,} of modules trained whole\n")
     terminal.changes(found.changes)
+
+
+def inspect_data(args: argparse.Namespace, count: int = 3) -> None:
+    """Print the first examples as the model reads them, what is trained in bold, or between brackets in a plain file."""
+    kind = TASKS[args.task]
+    examples = kind.read(args.adapter)
+    source = ModelSource.open(args.model or "nano")
+    parts = Splits(examples, Examples([]), Examples([]))
+    task = kind.of(source, source.config.context_length, **kind.found_in(parts))
+    terminal.say(f"{len(examples):,} examples")
+    for note in examples.notes:
+        terminal.say(note)
+    for example in examples[:count]:
+        for piece in task.encode(example)[:count]:
+            terminal.heading(f"{len(piece.ids):,} tokens, {int((piece.targets != IGNORE).sum()):,} with a target")
+            terminal.trained(task.marked(piece))

@@ -12,6 +12,7 @@ from typing import Any, Self, TextIO, TypeVar, cast
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 from rich.tree import Tree
 
 from tinylora import nn
@@ -123,6 +124,17 @@ def changes(found: Sequence[Change], values: int = 4) -> None:
         sizes = [c.layer, c.in_features, c.out_features, len(c.spectrum), f"{c.scale:g}"]
         rows.append([*sizes, f"{c.norm:.3g}", c.effective_rank, *largest])
     table(columns, rows)
+
+
+def trained(pieces: Iterable[tuple[str, bool, str]]) -> None:
+    """Text whose trained parts are bold on a terminal, and in brackets elsewhere, each with its target."""
+    whole = Text()
+    for text, marked, target in pieces:
+        shown = text if console.is_terminal or not marked else f"[{text}]"
+        whole.append(shown, style="bold green" if marked else "")
+        if target:
+            whole.append(f" -> {target} ", style="dim")
+    console.print(whole)
 
 
 def show_score(found: Score) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tinylora import backend
-from tinylora.adapters import apply_lora, fingerprint, pissa_to_lora
+from tinylora.adapters import LoRAConfig, apply_lora, fingerprint, pissa_to_lora
+from tinylora.adapters.variants import quantize
 from tinylora.formats import strict_json
 from tinylora.models.decoder import Decoder
 from tinylora.models.source import ModelSource
@@ -16,7 +17,7 @@ from tinylora.runs.open_run import OpenRun, Saver
 from tinylora.runs.provenance import differences, files_of, recipe_in, versions
 from tinylora.runs.recipe import Recipe
 from tinylora.runs.run import Run
-from tinylora.runs.run_folder import CONFIG, save_result
+from tinylora.runs.run_folder import BITS, CONFIG, load_finetuned, save_result
 from tinylora.runs.signals import InterruptedRunError, Signals
 from tinylora.tasks import TASKS
 from tinylora.tasks.examples import Splits
@@ -40,7 +41,7 @@ def finetune(
 ) -> Run:
     """Fine-tune `model` ("nano", "smollm2", a folder, a file, a name on the hub) with LoRA on the examples in a file.
 
-    `task` is "classify", "tag" or "text"; without it, it is guessed from the file.
+    `task` is "classify", "chat", "tag" or "text"; without it, it is guessed from the file.
     `options` are the fields of `Recipe`, which has their defaults. The run is written to the new folder `out`, by default
     runs/NAME-OF-DATA. With `resume` a run that was begun there with the same options and data goes on from its newest
     checkpoint, and ends with the same bytes as if nothing had happened.
@@ -88,8 +89,8 @@ def _go_on(run: OpenRun, recipe: Recipe, reporter: Reporter, signals: Signals) -
         device=str(backend.default_device()),
     )  # fmt: skip
     prepared = _prepare(recipe)
-    source, net, work, parts = prepared
-    base = fingerprint(net, recipe.lora.train)
+    source, net, work, parts, lora = prepared
+    base = fingerprint(net, lora.train)
     if run.resumed and run.about.get("base", base) != base:
         raise FolderError(f"{run.folder} was begun with another base model: {source.name} has changed since")
     run.note(
@@ -102,6 +103,9 @@ def _go_on(run: OpenRun, recipe: Recipe, reporter: Reporter, signals: Signals) -
     both = Reporters(run.begin(found), reporter)
     both.began(work, parts, net)
     trainer = Trainer(net, work, parts.train, parts.valid, recipe.training, both)
+    if cut := sum(piece.cut for piece in trainer.encoded):
+        long = f"{cut:,} of {len(trainer.encoded):,} examples are longer than {work.max_length:,} tokens"
+        both.note(f"{long}: the {work.keeps} is kept")
     if found:
         trainer.state.load_state_dict(found.arrays, found.numbers)
         reporter.note(f"going on after step {trainer.state.step:,} of {trainer.steps:,}")
@@ -125,34 +129,54 @@ class Prepared(NamedTuple):
     model: Decoder
     task: Task
     parts: Splits
+    lora: LoRAConfig
 
 
 def _prepare(recipe: Recipe) -> Prepared:
     parts = _read(TASKS[recipe.task], recipe)
     backend.manual_seed(recipe.seed)
-    source = ModelSource.open(recipe.model)
-    net = source.model()
-    length = min(recipe.max_length or net.cfg.context_length, net.cfg.context_length)
     kind = TASKS[recipe.task]
-    work = kind.of(source, length, **kind.found_in(parts))
-    work.head(net, bias=source.head_bias)
-    apply_lora(net, recipe.lora)
+    options = kind.found_in(parts, **recipe.task_options)
+    if recipe.adapter is not None:
+        source, net, lora = _adapted(recipe, options)
+    else:
+        source, lora = ModelSource.open(recipe.model), recipe.lora
+        net = source.model()
+    length = min(recipe.max_length or net.cfg.context_length, net.cfg.context_length)
+    work = kind.of(source, length, **options)
+    if recipe.adapter is None:
+        work.head(net, bias=source.head_bias)
+        if recipe.bits:
+            quantize(net, BITS[recipe.bits])
+        apply_lora(net, lora)
     if recipe.checkpoint:
         checkpoint_modules(net.trf_blocks)
-    return Prepared(source, net, work, parts)
+    return Prepared(source, net, work, parts, lora)
+
+
+def _adapted(recipe: Recipe, options: dict[str, Any]) -> tuple[ModelSource, Decoder, LoRAConfig]:
+    """The model of the run to go on from, and its LoRAConfig."""
+    net, source, lora = load_finetuned(str(recipe.adapter), recipe.model)
+    if lora is None:
+        raise ValueError(f"{recipe.adapter}: this model is merged: give it as the model")
+    wanted, there = tuple(options.get("labels", ())), net.cfg.labels
+    if wanted != there:
+        names = [", ".join(labels) or "none" for labels in (there, wanted)]
+        raise ValueError(f"{recipe.adapter} was trained on the labels {names[0]}, not {names[1]}")
+    return source, net, lora
 
 
 def _finish(
     run: OpenRun, recipe: Recipe, prepared: Prepared, state: TrainState, reporter: Reporter, failure: str | None
 ) -> Run:
     """Measure the best state, which is in the model, and write it."""
-    source, net, work, parts = prepared
+    source, net, work, parts, lora = prepared
     if state.best.step < state.step and not failure:
         reporter.note(f"kept: the state after epoch {state.best.epoch}, step {state.best.step:,}, the best of all validated")
     score = work.evaluate(net, parts.test)
     reporter.tested(score)
-    config = pissa_to_lora(net, recipe.lora) if recipe.variant == "pissa" else recipe.lora
-    save_result(run.folder, source, net, config)
+    config = pissa_to_lora(net, lora) if lora.variant == "pissa" else lora
+    save_result(run.folder, source, net, config, recipe.bits)
     best = {"epoch": state.best.epoch, "step": state.best.step}
     trained = {"epochs": state.epoch, "steps": state.step}
     ended = {"status": "failed", "reason": failure} if failure else {"status": "finished"}

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from tinylora.adapters import LoRAConfig
+from tinylora.runs.run_folder import BITS
 from tinylora.tasks import TASKS
 from tinylora.training.loop import TrainConfig
+
+TASK_OPTIONS = sorted({name for task in TASKS.values() for name in task.options})
 
 
 @dataclass(frozen=True)
@@ -17,9 +20,13 @@ class Recipe:
     """The model, the data, the task, and the options of LoRA and of training. The command line's options are these fields.
 
     Fields that LoRAConfig and TrainConfig have too mean the same there. valid, test: files of their own, else parts of
-    `data`. max_length: tokens of an example, by default the model's context. checkpoint: compute activations again in the
-    backward pass, which takes less memory and more time. save_every: how often the run is saved so that it can go on, in
-    steps (100) or seconds ("30s"), by default after each epoch; it changes no result.
+    `data`. max_length: tokens of an example, by default the model's context. bits: quantise the base to 8 (int8) or 4 (NF4)
+    first. adapter: a finished run to go on from; its rank, targets and scale hold. checkpoint: compute activations again in
+    the backward pass, which takes less memory and more time. save_every: how often the run is saved so that it can go on,
+    in steps (100) or seconds ("30s"), by default after each epoch; it changes no result.
+
+    Options of a task, None for its own default: truncate, class_weights, label_smoothing (classify: see `Classify`), twice
+    (tag: see `Tag`).
     """
 
     model: str
@@ -30,6 +37,10 @@ class Recipe:
     text_column: str | None = None
     label_column: str | None = None
     max_length: int | None = None
+    truncate: str | None = None
+    class_weights: bool | None = None
+    label_smoothing: float | None = None
+    twice: bool | None = None
 
     rank: int = 16
     alpha: float = 16.0
@@ -37,6 +48,8 @@ class Recipe:
     targets: tuple[str, ...] = ("all-linear",)
     dropout: float = 0.0
     variant: str = "lora"
+    bits: int | None = None
+    adapter: str | None = None
 
     epochs: int = TrainConfig.epochs
     lr: float = TrainConfig.lr
@@ -58,6 +71,12 @@ class Recipe:
         if self.task not in TASKS:
             raise ValueError(f"task is one of {', '.join(TASKS)}, not {self.task!r}")
         self.lora, self.training  # noqa: B018 - both check their entries
+        for name in TASK_OPTIONS:
+            if getattr(self, name) is not None and name not in TASKS[self.task].options:
+                tasks = ", ".join(task.name for task in TASKS.values() if name in task.options)
+                raise ValueError(f"{name} is an option of {tasks}, not of {self.task}")
+        if self.bits not in (None, *BITS):
+            raise ValueError(f"bits is 8 or 4, or None for a base that is not quantised, not {self.bits!r}")
         interval(self.save_every)
 
     @property
@@ -73,6 +92,11 @@ class Recipe:
     @property
     def training(self) -> TrainConfig:
         return TrainConfig(**self._shared_with(TrainConfig))
+
+    @property
+    def task_options(self) -> dict[str, Any]:
+        """The options of the task that were given."""
+        return {name: value for name in TASKS[self.task].options if (value := getattr(self, name)) is not None}
 
     @property
     def columns(self) -> dict[str, str]:

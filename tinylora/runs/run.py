@@ -33,7 +33,7 @@ class Run:
     @classmethod
     def load(cls, folder: str | Path, base: str | None = None) -> Run:
         """The run in a folder, an adapter's file or folder, or a merged model. `base` says where the base model is now."""
-        model, source = load_finetuned(folder, base)
+        model, source, _ = load_finetuned(folder, base)
         return cls(Path(folder), model, source, _task(Path(folder), model, source))
 
     def predict(self, texts: Sequence[str]) -> list[Any]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from tinylora.adapters import LoRAConfig, load_adapter, merge_and_unload, read_adapter, save_adapter
 from tinylora.adapters.peft.load import is_peft, read_peft
+from tinylora.adapters.variants import Int8Linear, NF4Linear, QuantizedLinear, quantize
 from tinylora.formats import LoadError, shards, strict_json
 from tinylora.lora import lora_modules
 from tinylora.models.decoder import Decoder
@@ -15,6 +16,7 @@ from tinylora.models.source import ModelSource
 from tinylora.runs.lock import FolderError, in_use
 
 ADAPTER, CONFIG, METRICS = RUN_FILES = ("adapter.safetensors", "config.json", "metrics.jsonl")
+BITS: dict[int, type[QuantizedLinear]] = {8: Int8Linear, 4: NF4Linear}  # how a base is quantised
 CHECKPOINTS, LOCK = "checkpoints", "lock"  # while a run goes on, or can
 
 
@@ -44,10 +46,11 @@ def unfinished(folder: Path) -> str:
     return "" if over else str(status)
 
 
-def save_result(folder: Path, source: ModelSource, model: Decoder, config: LoRAConfig) -> None:
-    """Write the adapter of `model`, opened from `source`, with the base model's name and the labels in its metadata."""
+def save_result(folder: Path, source: ModelSource, model: Decoder, config: LoRAConfig, bits: int | None) -> None:
+    """Write the adapter of `model`, opened from `source`; in its metadata the base's name and `bits`, and the labels."""
     path = folder if source.adapter_format == "peft" else folder / ADAPTER
-    save_adapter(model, path, config, format=source.adapter_format, model=source.name, labels=list(model.cfg.labels))
+    noted = {"model": source.name, "labels": list(model.cfg.labels), **({"bits": bits} if bits else {})}
+    save_adapter(model, path, config, format=source.adapter_format, **noted)
 
 
 def adapter_file(path: str | Path) -> Path:
@@ -77,6 +80,7 @@ class Finetuned(NamedTuple):
 
     model: Decoder
     source: ModelSource
+    lora: LoRAConfig | None = None  # None for a merged model
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -107,8 +111,11 @@ def load_finetuned(path: str | Path, base: str | None = None) -> Finetuned:
             model.set_classes(classes, bias=source.head_bias)
         except ValueError as error:
             raise LoadError(f"{file}: {error}") from None
-    load_adapter(model, file)
-    return Finetuned(model.eval(), source)
+    if bits := about.get("bits"):
+        if bits not in BITS:
+            raise LoadError(f"{file}: bits must be 8 or 4, not {str(bits)[:60]}")
+        quantize(model, BITS[bits])
+    return Finetuned(model, source, load_adapter(model.eval(), file))
 
 
 def load_language_model(name: str | None, adapter: str | None = None, default: str = "nano") -> Finetuned:
@@ -134,7 +141,7 @@ def load_language_model(name: str | None, adapter: str | None = None, default: s
 
 def save_merged(path: str | Path, out: Path, base: str | None = None) -> None:
     """Merge the adapter that `load_finetuned` finds into its base, and write it as a plain model in the base's format."""
-    model, source = load_finetuned(path, base)
+    model, source, _ = load_finetuned(path, base)
     if not any(lora_modules(model)):
         raise ValueError(f"{path}: there is no LoRA in this model, or it is merged already")
     merge_and_unload(model)

@@ -29,6 +29,7 @@ class Tag(Task):
     """
 
     name = "tag"
+    options = ("twice",)
     whole = ("out_head",)
 
     def __init__(self, tokenizer: Tokenizer, max_length: int, labels: Sequence[str] = (), twice: bool = True) -> None:
@@ -40,9 +41,9 @@ class Tag(Task):
         return read_sentences(path)
 
     @classmethod
-    def found_in(cls, parts: Splits) -> dict[str, Any]:
+    def found_in(cls, parts: Splits, **options: Any) -> dict[str, Any]:
         types = sorted({tag[2:] for part in parts for sentence in part for tag in sentence.tags if tag != "O"})
-        return {"labels": ("O", *(f"{mark}-{kind}" for kind in types for mark in "BI"))}
+        return {"labels": ("O", *(f"{mark}-{kind}" for kind in types for mark in "BI")), **options}
 
     def head(self, model: Decoder, bias: bool = False) -> None:
         model.set_classes(self.labels, bias=bias)

@@ -18,8 +18,7 @@ from tinylora.tasks.batching import Batch, batches
 from tinylora.tasks.examples import IGNORE, Encoded, Examples, Rows, Splits, part_of
 from tinylora.tensor import Tensor, no_grad
 from tinylora.text.tokenizer import Tokenizer
-from tinylora.torch_api.functional import cross_entropy
-from tinylora.torch_api.network import linear_cross_entropy
+from tinylora.torch_api.losses import cross_entropy, linear_cross_entropy
 from tinylora.torch_api.promote import tensor
 
 
@@ -62,7 +61,8 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
-    keeps: ClassVar[str] = "beginning"  # what is kept of an example that is too long
+    keeps: str = "beginning"  # what is kept of an example that is too long
+    options: ClassVar[tuple[str, ...]] = ()  # the recipe's options that this task takes
     whole: ClassVar[tuple[str, ...]] = ()  # modules that the task adds, which are trained whole
 
     def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:
@@ -91,9 +91,9 @@ class Task(ABC):
         return cls(source.tokenizer, max_length, **options)
 
     @classmethod
-    def found_in(cls, parts: Splits) -> dict[str, Any]:
-        """Options that follow from the examples, such as labels."""
-        return {}
+    def found_in(cls, parts: Splits, **options: Any) -> dict[str, Any]:
+        """The constructor's arguments that follow from the examples, such as labels, and from the recipe's `options`."""
+        return options
 
     def head(self, model: Decoder, bias: bool = False) -> None:  # noqa: B027 - most tasks keep the model's own head
         """Put the task's own head in place of the model's."""
@@ -122,7 +122,7 @@ class Task(ABC):
         """The mean cross-entropy over the targets of a batch, a scalar. The head computes nothing at other positions."""
         x, head, wanted = features_at(model, *inputs[:-1]), model.out_head, inputs[-1]
         if isinstance(head, nn.Linear) and head.bias is None:
-            return linear_cross_entropy(x, head.weight, wanted, IGNORE)
+            return linear_cross_entropy(x, head.weight, wanted, ignore_index=IGNORE)
         return cross_entropy(head(x), wanted, ignore_index=IGNORE)
 
     @abstractmethod
@@ -136,6 +136,21 @@ class Task(ABC):
     @abstractmethod
     def predict(self, model: Decoder, texts: Sequence[str]) -> list[Any]:
         """The model's answer to each text."""
+
+    def marked(self, piece: Encoded) -> Iterator[tuple[str, bool, str]]:
+        """An example as it is read, in pieces of text: whether they have a target, and what it is.
+
+        For tasks that predict the next token the marks are on the tokens that are predicted.
+        """
+        own = self.whole != ()
+        trained = piece.targets != IGNORE
+        marks = trained if own else np.concatenate([[False], trained])
+        ids = piece.ids if own else np.concatenate([piece.ids, piece.targets[-1:] if trained[-1] else []]).astype(int)
+        cuts = np.flatnonzero(np.diff(marks[: len(ids)])) + 1
+        labels = getattr(self, "labels", ())
+        for at, part in zip([0, *cuts.tolist()], np.split(ids, cuts), strict=True):
+            target = labels[piece.targets[at]] if own and marks[at] else ""
+            yield self.tokenizer.spelled(part.tolist()), bool(marks[at]), target
 
     def mean_loss(self, model: Decoder, examples: Sequence[Any]) -> tuple[float, int]:
         """The mean loss over all targets, and their number."""

@@ -33,6 +33,9 @@ class Tokenizer(Protocol):
     def with_ends(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """The tokens of `prompt(text)`, (T,), and where in the text each one ends, in characters, (T,)."""
 
+    def spelled(self, ids: Sequence[int]) -> str:
+        """Tokens as text, special ones included."""
+
     def decode(self, ids: Sequence[int]) -> str:
         """Tokens back to text. An incomplete character becomes nothing, or U+FFFD at the end."""
 
@@ -56,6 +59,9 @@ class ByteTokenizer:
     def with_ends(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         lengths = [len(character.encode("utf-8", "replace")) for character in text]
         return np.array(self.prompt(text)), np.repeat(np.arange(len(text) + 1), [1, *lengths])
+
+    def spelled(self, ids: Sequence[int]) -> str:
+        return "".join("<end>" if i == END else chr(i) if 31 < i < 127 else f"<{i:02X}>" for i in ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(i for i in ids if i != END).decode("utf-8", errors="ignore")
@@ -141,6 +147,9 @@ class LibraryTokenizer:
     def tokens(self, text: str) -> list[int]:
         """The tokens of `text` with nothing added: for chat templates, which write special tokens themselves."""
         return self._checked(self._ids(text, False))
+
+    def spelled(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(list(ids))
