@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tinylora import backend
+from tinylora import backend, nn
 from tinylora.adapters import LoRAConfig, apply_lora, fingerprint, pissa_to_lora
 from tinylora.adapters.variants import quantize
 from tinylora.formats import strict_json
@@ -148,10 +148,20 @@ def _prepare(recipe: Recipe) -> Prepared:
         work.head(net, bias=source.head_bias)
         if recipe.bits:
             quantize(net, BITS[recipe.bits])
+        lora = _without_head(net, lora)
         apply_lora(net, lora)
     if recipe.checkpoint:
         checkpoint_modules(net.trf_blocks)
     return Prepared(source, net, work, parts, lora)
+
+
+def _without_head(net: Decoder, lora: LoRAConfig) -> LoRAConfig:
+    """With "all-linear" as all Linears but a head that scores tokens, as in PEFT; the blocks' layers by name."""
+    if net.classifies or "all-linear" not in lora.targets:
+        return lora
+    paths = [path for path, module in net.named_modules() if isinstance(module, nn.Linear) and module is not net.out_head]
+    names = dict.fromkeys(".".join(path.split(".")[-2:]) for path in paths)  # such as "att.W_query"
+    return dataclasses.replace(lora, targets=(*names, *(target for target in lora.targets if target != "all-linear")))
 
 
 def _adapted(recipe: Recipe, options: dict[str, Any]) -> tuple[ModelSource, Decoder, LoRAConfig]:

@@ -149,9 +149,10 @@ class Trainer:
         lay = pack if config.pack else pad
         rows = [lay(self.encoded, part, self.task.tokenizer.pad, length).rows for part in parts]
         weights = [self.task.weight(part.targets) for part in rows]
+        where = self.model.tok_emb.weight.device
         shares = [np.float32(weight / sum(weights)) for weight in weights]
         given = [(share, *self.task.inputs(part)) for share, part in zip(shares, rows, strict=True)]
-        loss, norm = (x.item() for x in self._step(*(tensor(array) for row in given for array in row)))
+        loss, norm = (x.item() for x in self._step(*(tensor(array, device=where) for row in given for array in row)))
         state.step, state.step_in_epoch = state.step + 1, state.step_in_epoch + 1
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise FloatingPointError(f"the loss became NaN or infinite at step {state.step}: try a lower lr")

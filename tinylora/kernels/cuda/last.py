@@ -38,7 +38,9 @@ def rows_at(xp, x, last):
 
 @ops.attention_at.tune("cupy")
 def attention_at(xp, q, k, v, last, p=0.0, key=0):
-    """Keeps q, k, v and P (B, H, T) in float32. Declines more than 1024 features a head, and grouped key heads."""
+    """Keeps q, k, v and P (B, H, T) in float32. Declines more than 1024 features a head."""
+    if q.ndim == 3 and k.ndim == 4 and k.shape == v.shape and 0 < k.shape[1] < q.shape[1] and q.shape[1] % k.shape[1] == 0:
+        return _with_shared_heads(xp, q, k, v, last, p, key)
     if q.ndim != 3 or k.ndim != 4 or k.shape != v.shape or (len(k), k.shape[1], k.shape[3]) != q.shape:
         return NotImplemented
     if q.dtype not in NAMES or not q.dtype == k.dtype == v.dtype or not k.size or last.shape != q.shape[:1]:
@@ -61,6 +63,20 @@ def attention_at(xp, q, k, v, last, p=0.0, key=0):
         return d_q, d_kv[:, :, 0].transpose(0, 2, 1, 3), d_kv[:, :, 1].transpose(0, 2, 1, 3)
 
     return y, (*by_input(gradients), None)
+
+
+def _with_shared_heads(xp: Any, q: Any, k: Any, v: Any, last: Any, p: float, key: Any) -> Any:
+    """Every key head (B, Hkv, T, D) repeated for its queries. cuBLAS, which the definition calls, cannot be captured."""
+    (B, Hkv, T, D), G = k.shape, q.shape[1] // k.shape[1]
+    result = attention_at(xp, q, xp.repeat(k, G, axis=1), xp.repeat(v, G, axis=1), last, p, key)
+    if result is NotImplemented:
+        return NotImplemented
+    y, (d_q, d_k, d_v, _) = result
+
+    def summed(d):
+        return lambda g: d(g).reshape(B, Hkv, G, T, D).sum(axis=2)
+
+    return y, (d_q, summed(d_k), summed(d_v), None)
 
 
 def _in_rows(xp: Any, x: Any) -> Any:
