@@ -110,12 +110,11 @@ def test_as_one_of_several_named_adapters(saved):
     [
         ({"peft_type": "IA3"}, "peft_type is 'IA3'"), ({"peft_type": None}, "peft_type is None"),
         ({"use_dora": True}, r"missing: transformer\.h\.0\.attn\.c_attn\.lora_magnitude_vector"),
-        ({"use_dora": True, "lora_dropout": 0.1}, "use_dora with lora_dropout is not known"),
         ({"use_dora": 1}, "use_dora must be"),
         ({"lora_bias": True}, "lora_bias is"),
         ({"layer_replication": [[0, 1]]}, "layer_replication is"), ({"target_parameters": ["w"]}, "target_parameters is"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa': it may change the base"),
-        ({"trainable_token_indices": [1]}, "trainable_token_indices is"), ({"new_in_peft": 3}, "new_in_peft is '3'"),
+        ({"trainable_token_indices": [99]}, "trainable_token_indices are not different tokens of 11"), ({"new_in_peft": 3}, "new_in_peft is '3'"),
         ({"bias": "some"}, "bias is none, all or lora_only"), ({"target_modules": None}, "target_modules is missing"),
         ({"target_modules": ["c_atn"]}, "names no module"), ({"target_modules": ["attn"]}, "neither a linear layer nor"),
         ({"target_modules": ["ln_1"]}, "neither a linear layer nor"), ({"target_modules": [3]}, "must be a list of names"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tinylora import nn
 from tinylora.adapters.config import VARIANTS, LoRAConfig
-from tinylora.adapters.variants import DropoutLoRA, EmbeddingWithLoRA, QLoRA, QuantizedLinear
+from tinylora.adapters.variants import DropoutDoRA, DropoutLoRA, EmbeddingWithLoRA, QLoRA, QuantizedLinear
 from tinylora.lora import LinearWithLoRA, freeze, lora_modules
 
 
@@ -131,6 +131,8 @@ def wrap(layer: nn.Linear | nn.Embedding, config: LoRAConfig) -> LinearWithLoRA:
         wrapped = EmbeddingWithLoRA(layer, rank, scale)
     elif isinstance(layer, QuantizedLinear):
         wrapped = QLoRA(layer, rank, scale, config.dropout)
+    elif config.dropout and config.variant == "dora":
+        wrapped = DropoutDoRA(layer, rank, scale, config.dropout)
     elif config.dropout:
         wrapped = DropoutLoRA(layer, rank, scale, config.dropout)
     else:

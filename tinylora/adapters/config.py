@@ -47,8 +47,8 @@ class LoRAConfig:
             raise ValueError(f"dropout is a probability of at least 0 and below 1, not {self.dropout!r}")
         if self.variant not in VARIANTS:
             raise ValueError(f"variant is one of {', '.join(VARIANTS)}, not {self.variant!r}")
-        if self.dropout and self.variant != "lora":
-            raise ValueError(f"dropout goes with variant 'lora' alone, not with {self.variant!r}")
+        if self.dropout and self.variant not in ("lora", "dora"):
+            raise ValueError(f"dropout goes with variants 'lora' and 'dora', not with {self.variant!r}")
         if self.init != "lecture" and self.variant == "pissa":
             raise ValueError("'pissa' is an initialisation itself: leave init as it is")
 
@@ -60,4 +60,4 @@ class LoRAConfig:
 
 def variant_of(layer: LinearWithLoRA) -> str:
     """The name of a layer's variant; "lora" also with dropout or on a quantised base."""
-    return next((name for name, kind in VARIANTS.items() if kind is type(layer)), "lora")
+    return next((name for name, kind in VARIANTS.items() if name != "lora" and isinstance(layer, kind)), "lora")
