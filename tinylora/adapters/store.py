@@ -90,7 +90,8 @@ def read_adapter(path: str | Path) -> tuple[dict[str, np.ndarray], LoRAConfig, d
     try:
         about = json.loads(metadata["tinylora"])
         lora = about["lora"]
-        config = LoRAConfig(**{**lora, "targets": tuple(lora["targets"]), "train": tuple(lora["train"])})
+        targets = lora["targets"] if isinstance(lora["targets"], str) else tuple(lora["targets"])
+        config = LoRAConfig(**{**lora, "targets": targets, "train": tuple(lora["train"])})
     except (KeyError, TypeError, ValueError) as error:
         raise LoadError(f"{path}: not a tinylora adapter ({type(error).__name__}: {error})") from None
     _refuse_nan(str(path), arrays)

@@ -27,6 +27,7 @@ WITHOUT_EFFECT = frozenset(
 # initialisations that leave the base unchanged; PiSSA, OLoRA, LoftQ and others change it
 INITS = (True, False, "gaussian", "eva", "orthogonal")
 REPEATS, OPTIONS = re.compile(r"(?<!\\)[*+{]"), re.compile(r"(?<![\\(*+?}])\?")
+WORDS = re.compile(r"\((?:\?:)?(\w+(?:\|\w+)*)\)")  # a group of alternative words
 TRIES = 2**21  # limits matching to a few seconds for all names of GPT-2 small
 
 
@@ -231,9 +232,17 @@ def _safe(pattern: str, name: str, tries: int = TRIES) -> str:
     return pattern
 
 
+def _exclusive(words: list[str]) -> bool:
+    """Whether at most one of these words stands at any place of a text: then trying all of them costs no backtracking."""
+    return not any(other.startswith(word) for i, word in enumerate(words) for other in words[:i] + words[i + 1 :])
+
+
 def _tries(pattern: str) -> int:
     """A rough bound on the backtracking for one name: the product of repeats, options and alternatives."""
     if len(pattern) > 1000:
         return 2 * TRIES
+    shorter = WORDS.sub(lambda group: "x" if _exclusive(group[1].split("|")) else group[0], pattern)
+    if shorter != pattern:
+        return _tries(shorter)
     alternatives = math.prod(part.count("|") + 1 for part in pattern.split("("))
     return 16 ** len(REPEATS.findall(pattern)) * 2 ** len(OPTIONS.findall(pattern)) * alternatives
