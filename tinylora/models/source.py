@@ -191,6 +191,9 @@ class GGUFSource(ModelSource):
         about: dict[str, Any] = {"bos_token": tokenizer.bos_token or None, "eos_token": tokenizer.eos_token or None}
         if self._template is not None:
             about["chat_template"] = self._template.source
+        if len(tokenizer.stop) > 1:
+            entries = strict_json.text_of({"eos_token_id": list(tokenizer.stop)})
+            safetensors.write(out / "generation_config.json", entries)
         safetensors.write(out / "tokenizer_config.json", strict_json.text_of(about))
 
     @functools.cached_property
