@@ -158,7 +158,7 @@ def test_initialisation():
 @pytest.mark.parametrize(
     "wrong",
     [{"rank": 0}, {"rank": -1}, {"rank": 2.5}, {"rank": True}, {"alpha": math.nan}, {"alpha": math.inf}, {"scaling": "r"},
-     {"init": "zeros"}, {"targets": "all-linear"}, {"train": "out_head"}],
+     {"init": "zeros"}, {"targets": "*query"}, {"train": "out_head"}],
 )  # fmt: skip
 def test_a_configuration_that_cannot_be_meant_is_refused(wrong):
     with pytest.raises(ValueError):
@@ -385,3 +385,35 @@ def test_an_adapter_of_no_classifier_or_no_base_is_named(tmp_path, extra, messag
         save_adapter(trained(ALONE, base(classes=0)), tmp_path / "lm.safetensors", ALONE)
         with pytest.raises(LoadError, match="this model has no labels: it is no classifier"):
             Run.load(tmp_path / "lm.safetensors", str(tmp_path / "base"))
+
+
+# ------------------------------------------------------------------------------ targets by pattern
+@pytest.mark.parametrize(
+    "targets, last",
+    [
+        (("W_*",), {"W_query", "W_key", "W_value"}),
+        (("att.*",), {"W_query", "W_key", "W_value", "out_proj"}),
+        (("trf_blocks.0.ff.*", "W_query"), {"layers.0", "layers.2", "W_query"}),
+        (r".*\.(W_query|W_value)", {"W_query", "W_value"}),
+        (r"trf_blocks\.\d+\.att\..*", {"W_query", "W_key", "W_value", "out_proj"}),
+        ("all-linear", {"W_query", "W_key", "W_value", "out_proj", "layers.0", "layers.2", "out_head"}),
+    ],
+)
+def test_targets_may_have_stars_or_be_a_regular_expression(tmp_path, targets, last):
+    model, config = base(), LoRAConfig(2, targets=targets)
+    paths = [entry.path for entry in apply_lora(model, config)]
+    assert {path.split(".att.")[-1].split(".ff.")[-1] for path in paths} == last
+    save_adapter(model, tmp_path / "a.safetensors", config)
+    again = base()
+    assert load_adapter(again, tmp_path / "a.safetensors") == config
+    assert [path for path, _ in lora_modules(again)] == [path for path, _ in lora_modules(model)]
+
+
+def test_patterns_that_match_nothing_or_are_none_are_named():
+    for targets, message in (
+        (("*.nothing",), r"target '\*\.nothing' matches no Linear; there are trf_blocks"),
+        ("W_query", "the regular expression 'W_query', of whole paths, matches no Linear"),
+        ("*query", r"targets '\*query' is no regular expression .*a tuple of names may have \* in them"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            apply_lora(base(), LoRAConfig(2, targets=targets))

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from tinylora.formats import LoadError
 from tinylora.models.gpt import GPTModel
 from tinylora.models.source import ModelSource
+from tinylora.tasks.classify import Classify
 from tinylora.text.generate import generate, pieces
 from tinylora.text.sampling import GREEDY
 from tinylora.text.tokenizer import FolderTokenizer
-from tinylora.training.loop import predict
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
@@ -169,6 +169,10 @@ def model_folder(folder, pad=None, labels=None, files=None, rows=0, **about):
     return folder
 
 
+def predict(model, texts, tokens):
+    return Classify(tokens, model.cfg.context_length, model.cfg.labels).probabilities(model, texts)
+
+
 TINY = {"context_length": 16, "emb_dim": 16, "n_heads": 2, "n_layers": 2, "drop_rate": 0.0, "qkv_bias": True}
 APPENDS = {
     "type": "TemplateProcessing",
@@ -199,7 +203,7 @@ def test_a_class_is_read_at_the_last_token_that_is_not_padding_as_transformers_d
         "winner " * 20,
     ]
     source = ModelSource.open(folder)
-    found = predict(source.model(), texts, 4, source.tokenizer)
+    found = predict(source.model(), texts, source.tokenizer)
     with torch.no_grad():
         for text, p in zip(texts, found, strict=True):
             one = theirs_of(text, truncation=True, max_length=16, return_tensors="pt")
@@ -214,7 +218,7 @@ def test_a_merged_classifier_without_a_padding_token_names_the_one_it_was_traine
     model.set_classes(("a", "b"), bias=False)
     model.out_head.weight.array = np.random.default_rng(1).normal(size=model.out_head.weight.shape).astype(np.float32)
     texts = ["river cheap winner", "today", "call meet"]
-    expected = predict(model, texts, tokenizer=source.tokenizer)
+    expected = predict(model, texts, source.tokenizer)
     source.save_merged(model, tmp_path / "merged")
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
     for text, p in zip(texts, expected, strict=True):
@@ -222,7 +226,7 @@ def test_a_merged_classifier_without_a_padding_token_names_the_one_it_was_traine
         with torch.no_grad():
             assert np.allclose(p, theirs(**one).logits[0].softmax(-1).numpy(), atol=1e-6), text
     again = ModelSource.open(tmp_path / "merged")
-    assert np.allclose(predict(again.model(), texts, tokenizer=again.tokenizer), expected, atol=1e-6)
+    assert np.allclose(predict(again.model(), texts, again.tokenizer), expected, atol=1e-6)
 
 
 def test_generation_stops_at_each_token_of_a_list_and_a_merged_model_keeps_it(tmp_path):

@@ -86,11 +86,13 @@ def test_special_tokens_are_found_in_text_and_left_out_of_it():
     assert (found.stop, found.pad, found.eos_token, found.bos_token) == ((n - 3,), n - 3, "<|end|>", "")
 
 
-def test_a_message_begins_and_ends_as_the_file_says():
+def test_a_message_begins_and_ends_as_the_file_says(tmp_path):
     n = len(made())
     both = made(add_bos_token=True, add_eos_token=True, bos_token_id=n - 2, padding_token_id=n - 1, eot_token_id=5)
     assert both.encode("ab", 9).tolist() == [n - 2, 256, n - 3] and both.encode("abab", 3).tolist() == [n - 2, 256, n - 3]
     assert both.encode("ab", 2).tolist() == [n - 2, n - 3]  # what is added is never cut
+    both.save(tmp_path / "tokenizer.json")
+    assert FolderTokenizer(tmp_path).encode("ab", 9).tolist() == [n - 2, 256, n - 3]
     assert both.prompt("ab") == [n - 2, 256] and both.prompt("") == [n - 2] and both.tokens("") == []
     assert (both.stop, both.pad, both.bos) == ((n - 3, 5), n - 1, n - 2)
     assert made("llama-bpe", bos_token_id=n - 2).prompt("ab") == [n - 2, 256]  # which Llama 3 does unless told not to

@@ -25,6 +25,7 @@ from tinylora.adapters.variants import DoRA, Int8Linear, NF4Linear, quantize
 from tinylora.formats import LoadError, safetensors
 from tinylora.lora import LinearWithLoRA, lora_modules
 from tinylora.models.gpt import GPTModel
+from tinylora.models.names import kinds
 
 TINY = {
     "vocab_size": 11, "context_length": 8, "emb_dim": 8, "n_heads": 2, "n_layers": 2, "drop_rate": 0.0, "qkv_bias": True,
@@ -110,12 +111,12 @@ def test_as_one_of_several_named_adapters(saved):
     [
         ({"peft_type": "IA3"}, "peft_type is 'IA3'"), ({"peft_type": None}, "peft_type is None"),
         ({"use_dora": True}, r"missing: transformer\.h\.0\.attn\.c_attn\.lora_magnitude_vector"),
-        ({"use_dora": True, "lora_dropout": 0.1}, "use_dora with lora_dropout is not known"),
         ({"use_dora": 1}, "use_dora must be"),
         ({"lora_bias": True}, "lora_bias is"),
         ({"layer_replication": [[0, 1]]}, "layer_replication is"), ({"target_parameters": ["w"]}, "target_parameters is"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa': it may change the base"),
-        ({"trainable_token_indices": [1]}, "trainable_token_indices is"), ({"new_in_peft": 3}, "new_in_peft is '3'"),
+        ({"trainable_token_indices": [99]}, "trainable_token_indices are not different tokens of 11"),
+        ({"new_in_peft": 3}, "new_in_peft is '3'"),
         ({"bias": "some"}, "bias is none, all or lora_only"), ({"target_modules": None}, "target_modules is missing"),
         ({"target_modules": ["c_atn"]}, "names no module"), ({"target_modules": ["attn"]}, "neither a linear layer nor"),
         ({"target_modules": ["ln_1"]}, "neither a linear layer nor"), ({"target_modules": [3]}, "must be a list of names"),
@@ -241,6 +242,32 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3), max_leaves=5,
 )  # fmt: skip
 FIELDS = sorted({*peft.PeftConfig.__dataclass_fields__, *peft.WITHOUT_EFFECT, "peft_type", "init_lora_weights", "use_dora"})
+
+
+ATTENTION_AND_MLP = "(?:self_attn|attention|attn|mlp|feed_forward|ffn|dense)"
+PROJECTIONS = "(?:q_proj|k_proj|v_proj|o_proj|out_proj|gate_proj|up_proj|down_proj|c_attn|c_fc)"
+
+
+@pytest.mark.parametrize(
+    "pattern, expected",
+    [
+        (r".*\.(c_attn|c_proj)", {"attn.c_attn", "attn.c_proj", "mlp.c_proj"}),
+        (r".*\.mlp\.c_.*", {"mlp.c_fc", "mlp.c_proj"}),
+        (r"transformer\.h\.[0-9]+\.attn\.c_(attn|proj)", {"attn.c_attn", "attn.c_proj"}),
+        (r"^(?!.*mlp).*(?:c_attn|c_proj|c_fc)$", {"attn.c_attn", "attn.c_proj"}),
+        (rf"(?:.*?(?:language|text|transformer).*?{ATTENTION_AND_MLP}.*?{PROJECTIONS}.*?)"
+         rf"|(?:\bmodel\.layers\.[\d]{{1,}}\.{ATTENTION_AND_MLP}\.(?:{PROJECTIONS}))", {"attn.c_attn", "mlp.c_fc"}),
+    ],
+)  # fmt: skip
+def test_patterns_of_targets_as_people_write_them(pattern, expected):
+    found = peft._parsed({"peft_type": "LORA", "target_modules": pattern}).targets(kinds(base(classes=0)))
+    assert {name.split(".", 3)[-1] for name in found} == expected
+
+
+@pytest.mark.parametrize("pattern", [r"(a|a)(a|a)" * 12, r".*" * 6, r"(.*)*x", r"(a+)+$", r"(attn|attn_)" * 22])
+def test_patterns_that_may_take_for_ever_are_refused(pattern):
+    with pytest.raises(LoadError, match="has a repeated group, or too many repeats"):
+        peft._parsed({"peft_type": "LORA", "target_modules": pattern})
 
 
 @given(st.dictionaries(st.sampled_from(FIELDS), VALUES, min_size=1, max_size=3))

@@ -322,7 +322,7 @@ def test_a_named_pissa_is_converted_in_its_place():
     np.testing.assert_array_equal(scores(model), before)
 
 
-@pytest.mark.parametrize("wrong", [{"variant": "vera"}, {"variant": "dora", "dropout": 0.1},
+@pytest.mark.parametrize("wrong", [{"variant": "vera"}, {"variant": "lora-fa", "dropout": 0.1},
                                    {"variant": "pissa", "init": "peft"}])  # fmt: skip
 def test_variants_that_do_not_go_together_are_refused(wrong):
     with pytest.raises(ValueError):

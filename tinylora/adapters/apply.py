@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
+import re
 from dataclasses import dataclass
 
 from tinylora import nn
 from tinylora.adapters.config import VARIANTS, LoRAConfig
-from tinylora.adapters.variants import DropoutLoRA, EmbeddingWithLoRA, QLoRA, QuantizedLinear
+from tinylora.adapters.variants import DropoutDoRA, DropoutLoRA, EmbeddingWithLoRA, QLoRA, QuantizedLinear
 from tinylora.lora import LinearWithLoRA, freeze, lora_modules
 
 
@@ -34,7 +36,15 @@ class Plan(list[PlanEntry]):
 
 
 def _matches(path: str, target: str) -> bool:
-    return target == "all-linear" or path == target or path.endswith(f".{target}")
+    """Whether a target names this path, as a whole or by its last parts; `*` stands for anything inside them."""
+    return target == "all-linear" or fnmatch.fnmatchcase(path, target) or fnmatch.fnmatchcase(path, f"*.{target}")
+
+
+def _chosen(path: str, targets: tuple[str, ...] | str) -> bool:
+    """Whether one of several names, or one regular expression for whole paths, chooses this path."""
+    if isinstance(targets, str):
+        return targets == "all-linear" or re.fullmatch(targets, path) is not None
+    return any(_matches(path, target) for target in targets)
 
 
 def below(path: str, modules: tuple[str, ...]) -> bool:
@@ -57,12 +67,15 @@ def resolve(model: nn.Module, config: LoRAConfig) -> list[str]:
     for name in config.train:
         if name not in modules:
             raise ValueError(f"train names {name!r}, and the model has no such module")
-    for target in config.targets:
-        if not any(_matches(path, target) for path in (*linears, *tables)):
-            raise ValueError(f"target {target!r} matches no Linear; there are {', '.join(linears[:8])}, ..")
-    named = [target for target in config.targets if target != "all-linear"]
-    paths = [path for path in tables if any(_matches(path, target) for target in named)]
-    paths += [path for path in linears if any(_matches(path, target) for target in config.targets)]
+    targets = config.targets
+    one_by_one = [targets] if isinstance(targets, str) else [(target,) for target in targets]
+    for one in one_by_one:
+        if not any(_chosen(path, one) for path in (*linears, *tables)):
+            target = f"target {one[0]!r}" if isinstance(one, tuple) else f"the regular expression {one!r}, of whole paths,"
+            raise ValueError(f"{target} matches no Linear; there are {', '.join(linears[:8])}, ..")
+    named = [one for one in one_by_one if one not in ("all-linear", ("all-linear",))]
+    paths = [path for path in tables if any(_chosen(path, one) for one in named)]
+    paths += [path for path in linears if _chosen(path, targets)]
     _refuse_shared(model, paths)
     return paths
 
@@ -131,6 +144,8 @@ def wrap(layer: nn.Linear | nn.Embedding, config: LoRAConfig) -> LinearWithLoRA:
         wrapped = EmbeddingWithLoRA(layer, rank, scale)
     elif isinstance(layer, QuantizedLinear):
         wrapped = QLoRA(layer, rank, scale, config.dropout)
+    elif config.dropout and config.variant == "dora":
+        wrapped = DropoutDoRA(layer, rank, scale, config.dropout)
     elif config.dropout:
         wrapped = DropoutLoRA(layer, rank, scale, config.dropout)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 from tinylora.adapters.variants import DoRA, LoRAFA, PiSSA
@@ -21,15 +22,16 @@ VARIANTS: dict[str, type[LinearWithLoRA]] = {"lora": LinearWithLoRA, "dora": DoR
 class LoRAConfig:
     """What to wrap, and how.
 
-    targets: names of Linears, whole paths or their last parts ("W_query", "att.out_proj"), or "all-linear"; `train` names
-    modules that are trained whole and not wrapped. scaling: the factor of A B, "alpha" (the lecture),
-    "alpha/r" (the paper) or "rslora" (alpha/√r). init of A: "lecture" N(0, 1)/√r, or "peft" uniform in ±1/√in. dropout: of
-    the input of A, in training. variant: "lora", "dora", "lora-fa" or "pissa" (see `variants`).
+    targets: names of Linears, whole paths or their last parts ("W_query", "att.out_proj", "ff.*"), or "all-linear"; as one
+    string, a regular expression that whole paths match. `train` names modules that are trained whole and not wrapped.
+    scaling: the factor of A B, "alpha" (the lecture), "alpha/r" (the paper) or "rslora" (alpha/√r). init of A: "lecture"
+    N(0, 1)/√r, or "peft" uniform in ±1/√in. dropout: of the input of A, in training. variant: "lora", "dora", "lora-fa" or
+    "pissa" (see `variants`).
     """
 
     rank: int = 16
     alpha: float = 16.0
-    targets: tuple[str, ...] = ("all-linear",)
+    targets: tuple[str, ...] | str = ("all-linear",)
     train: tuple[str, ...] = ()
     scaling: str = "alpha"
     init: str = "lecture"
@@ -37,8 +39,14 @@ class LoRAConfig:
     variant: str = "lora"
 
     def __post_init__(self) -> None:
-        if isinstance(self.targets, str) or isinstance(self.train, str):
-            raise ValueError("targets and train are tuples of names, not one string")
+        if isinstance(self.train, str):
+            raise ValueError("train is a tuple of names, not one string")
+        if isinstance(self.targets, str):
+            try:
+                re.compile(self.targets)
+            except re.error as error:
+                way = "a tuple of names may have * in them"
+                raise ValueError(f"targets {self.targets!r} is no regular expression ({error}); {way}") from None
         if self.scaling not in SCALES or self.init not in INITS:
             raise ValueError(f"scaling is one of {', '.join(SCALES)} and init one of {', '.join(INITS)}")
         if type(self.rank) is not int or self.rank <= 0 or not math.isfinite(self.alpha):
@@ -47,8 +55,8 @@ class LoRAConfig:
             raise ValueError(f"dropout is a probability of at least 0 and below 1, not {self.dropout!r}")
         if self.variant not in VARIANTS:
             raise ValueError(f"variant is one of {', '.join(VARIANTS)}, not {self.variant!r}")
-        if self.dropout and self.variant != "lora":
-            raise ValueError(f"dropout goes with variant 'lora' alone, not with {self.variant!r}")
+        if self.dropout and self.variant not in ("lora", "dora"):
+            raise ValueError(f"dropout goes with variants 'lora' and 'dora', not with {self.variant!r}")
         if self.init != "lecture" and self.variant == "pissa":
             raise ValueError("'pissa' is an initialisation itself: leave init as it is")
 
@@ -60,4 +68,4 @@ class LoRAConfig:
 
 def variant_of(layer: LinearWithLoRA) -> str:
     """The name of a layer's variant; "lora" also with dropout or on a quantised base."""
-    return next((name for name, kind in VARIANTS.items() if kind is type(layer)), "lora")
+    return next((name for name, kind in VARIANTS.items() if name != "lora" and isinstance(layer, kind)), "lora")

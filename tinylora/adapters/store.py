@@ -44,9 +44,12 @@ def fingerprint(model: nn.Module, train: tuple[str, ...] = ()) -> str:
     if any(m.merged for _, m in lora_modules(model)):
         raise RuntimeError("the model is merged: call unmerge() before an adapter is saved or loaded")
     wrapped = {f"{path}.linear": path for path, _ in lora_modules(model)}
-    for path, p in (*model.named_parameters(), *model.named_buffers()):  # codes and scales of quantised weights
+    seen: set[int] = set()
+    parameters = ((path, p) for path, p, _ in model.named_tensors("_parameters"))
+    for path, p in (*parameters, *model.named_buffers()):  # codes and scales of quantised weights
         owner, _, name = path.rpartition(".")
-        if path not in stored:
+        if path not in stored and id(p) not in seen:
+            seen.add(id(p))
             digest.update(f"{wrapped.get(owner, owner)}.{name} {p.shape} {p.dtype}".encode())
             digest.update(to_device(p.array, "cpu").tobytes())
     return digest.hexdigest()
@@ -68,7 +71,8 @@ def save_adapter(model: nn.Module, path: str | Path, config: LoRAConfig, /, form
     if not any(lora_modules(model)):
         raise ValueError("the model has no LoRA to save")
     if format == "peft":
-        noted = {"base": fingerprint(model, config.train), "train": list(config.train), **extra}
+        base = None if model.__dict__.get("stored_whole") else fingerprint(model, config.train)  # parts of it are stored
+        noted = {"base": base, "train": list(config.train), **extra}
         save_peft(cast(Decoder, model), Path(path), config, noted)
         return
     for where, module in lora_modules(model):
@@ -86,7 +90,8 @@ def read_adapter(path: str | Path) -> tuple[dict[str, np.ndarray], LoRAConfig, d
     try:
         about = json.loads(metadata["tinylora"])
         lora = about["lora"]
-        config = LoRAConfig(**{**lora, "targets": tuple(lora["targets"]), "train": tuple(lora["train"])})
+        targets = lora["targets"] if isinstance(lora["targets"], str) else tuple(lora["targets"])
+        config = LoRAConfig(**{**lora, "targets": targets, "train": tuple(lora["train"])})
     except (KeyError, TypeError, ValueError) as error:
         raise LoadError(f"{path}: not a tinylora adapter ({type(error).__name__}: {error})") from None
     _refuse_nan(str(path), arrays)

@@ -199,6 +199,7 @@ def _one_line(error: BaseException) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    terminal.accept_any_encoding()
     args = _parsed(argv)
     try:
         if getattr(args, "device", None):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
+import io
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -52,6 +54,24 @@ def closed_output_is_silent() -> Iterator[None]:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())  # also what Python flushes at its end
         os.close(nowhere)
+
+
+PLAIN = str.maketrans({"σ": "s", "Δ": "d", "‖": "|", "×": "x", "·": ".", "…": ".", "–": "-", "—": "-", "’": "'", "‘": "'"})
+
+
+def accept_any_encoding() -> None:
+    """Print what the encoding of standard output lacks, such as σ in ASCII, as a similar character or as `?`."""
+
+    def similar(error: UnicodeError) -> tuple[str, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        text = error.object[error.start : error.end].translate(PLAIN)
+        return "".join(c if c.isascii() else "?" for c in text), error.end
+
+    codecs.register_error("tinylora.similar", similar)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "backslashreplace"):
+            stream.reconfigure(errors="tinylora.similar")
 
 
 console = Console(file=cast(TextIO, Output()), highlight=False, soft_wrap=True, emoji=False)

@@ -40,5 +40,17 @@ def fetch(name: str) -> Path:
     raise OSError(f"{name}: no such folder, and {reason}")
 
 
+def name_of(folder: Path) -> str | None:
+    """The name on the hub of a folder in its cache that holds the newest version fetched, `.../models--A--B/snapshots/C`."""
+    model = folder.absolute().parent.parent
+    if folder.absolute().parent.name != "snapshots" or not model.name.startswith("models--"):
+        return None
+    try:
+        newest = (model / "refs" / "main").read_text().strip()
+    except OSError:
+        return None
+    return model.name.removeprefix("models--").replace("--", "/", 1) if newest == folder.absolute().name else None
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]

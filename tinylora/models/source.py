@@ -32,7 +32,8 @@ SMOLLM2 = (
 
 
 class ModelSource(ABC):
-    """A stored model. `name` is the name it was opened by; for a path, the absolute path.
+    """A stored model. `name` is the name it was opened by; for a path, the absolute path, or its name on the hub if it is in
+    the hub's cache.
 
     `adapter_format`: how adapters of this model are saved, "peft" if Hugging Face's libraries can load the base.
     """
@@ -55,7 +56,7 @@ class ModelSource(ABC):
             return NativeSource("nano", NANO)
         if str(name) == "smollm2":
             return GGUFSource("smollm2", smollm2_file())
-        asked = str(name) if not Path(name).exists() else str(Path(name).absolute())
+        asked = str(name) if not Path(name).exists() else hub.name_of(Path(name)) or str(Path(name).absolute())
         if Path(name).suffix == ".gguf":
             return GGUFSource(asked, Path(name))
         folder = name if isinstance(name, Path) else hub.local(name)
@@ -190,6 +191,9 @@ class GGUFSource(ModelSource):
         about: dict[str, Any] = {"bos_token": tokenizer.bos_token or None, "eos_token": tokenizer.eos_token or None}
         if self._template is not None:
             about["chat_template"] = self._template.source
+        if len(tokenizer.stop) > 1:
+            entries = strict_json.text_of({"eos_token_id": list(tokenizer.stop)})
+            safetensors.write(out / "generation_config.json", entries)
         safetensors.write(out / "tokenizer_config.json", strict_json.text_of(about))
 
     @functools.cached_property

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from tinylora.adapters import LoRAConfig, load_adapter, merge_and_unload, read_adapter, save_adapter
 from tinylora.adapters.peft.load import is_peft, read_peft
 from tinylora.adapters.variants import Int8Linear, NF4Linear, QuantizedLinear, quantize
-from tinylora.formats import LoadError, shards, strict_json
+from tinylora.formats import LoadError, MissingFileError, shards, strict_json
 from tinylora.lora import lora_modules
 from tinylora.models.decoder import Decoder
 from tinylora.models.source import ModelSource
@@ -75,6 +75,21 @@ def read_about(adapter: Path) -> dict[str, Any]:
     return found.about if scores is None else {"classes": len(scores), **found.about}
 
 
+def _base_of(adapter: Path, about: dict[str, Any], given: str | None) -> ModelSource:
+    """The base model of an adapter: the given one, else the one that its metadata names."""
+    if given:
+        return ModelSource.open(given)
+    name = about.get("model")
+    if not isinstance(name, str):
+        raise LoadError(f"{adapter}: this adapter does not say what its base model is: give it with --model")
+    try:
+        return ModelSource.open(name)
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{adapter}: its base model is not found: say with --model where it is ({error})") from None
+    except OSError as error:
+        raise OSError(f"{adapter}: its base model is not found: say with --model where it is ({error})") from None
+
+
 class Finetuned(NamedTuple):
     """A fine-tuned model, and the source of its base, which has the tokenizer."""
 
@@ -101,10 +116,7 @@ def load_finetuned(path: str | Path, base: str | None = None) -> Finetuned:
     labels = about.get("labels") or ()
     if not isinstance(labels, list | tuple):
         raise LoadError(f"{file}: labels must be a list of two different names or more, not {str(labels)[:60]}")
-    name = base or about.get("model")
-    if not isinstance(name, str):
-        raise LoadError(f"{file}: this adapter does not say what its base model is: give it with --model")
-    source = ModelSource.open(name)
+    source = _base_of(file, about, base)
     model, classes = source.model(), tuple(labels) or source.config.labels or about.get("classes")
     if classes and classes != source.config.labels:
         try:
@@ -127,13 +139,10 @@ def load_language_model(name: str | None, adapter: str | None = None, default: s
     if name and not adapter and (is_peft(name) or (Path(name) / ADAPTER).is_file()):
         name, adapter = None, name
     about = read_about(adapter_file(adapter)) if adapter else {}
-    base = name or about.get("model") or (None if adapter else default)
-    if not isinstance(base, str):
-        raise LoadError(f"{adapter}: this adapter does not say what its base model is: give it with --model")
-    source = ModelSource.open(base)
+    source = _base_of(Path(adapter), about, name) if adapter else ModelSource.open(name or default)
     model = source.model()
     if model.classifies:
-        raise LoadError(f"{base} is a classifier: it has no scores for tokens")
+        raise LoadError(f"{source.name} is a classifier: it has no scores for tokens")
     if adapter:
         load_adapter(model, adapter_file(adapter), lora_only=not {"labels", "classes"}.isdisjoint(about))
     return Finetuned(model.eval(), source)

@@ -153,7 +153,7 @@ def _add_tokens(made: Any, folder: Path, kind: str, about: dict[str, Any], entri
         made.encode_special_tokens = True
     if entries is None:
         ends = [special.get(f"{end}_token") if about.get(f"add_{end}_token") is True else None for end in ("bos", "eos")]
-        _surround(made, *ends)
+        surround(made, *([] if token is None else [token.content] for token in ends))
 
 
 def _stated_tokens(folder: Path, about: dict[str, Any], entries: dict[str, Any] | None) -> list[tuple[int, Any, str]]:
@@ -193,12 +193,9 @@ def _text(value: Any) -> str:
     return text if isinstance(text, str) else ""
 
 
-def _surround(made: Any, bos: Any, eos: Any) -> None:
+def surround(made: Any, before: list[str], after: list[str]) -> None:
     """Put these tokens before and after every text."""
     import tokenizers
 
-    ends = {token.content: made.token_to_id(token.content) for token in (bos, eos) if token is not None}
-    before, after = ([] if token is None else [token.content] for token in (bos, eos))
-    made.post_processor = tokenizers.processors.TemplateProcessing(
-        single=[*before, "$A", *after], special_tokens=list(ends.items())
-    )
+    ids = [(token, made.token_to_id(token)) for token in dict.fromkeys(before + after)]
+    made.post_processor = tokenizers.processors.TemplateProcessing(single=[*before, "$A", *after], special_tokens=ids)

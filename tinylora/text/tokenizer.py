@@ -165,8 +165,13 @@ class LibraryTokenizer:
         return self._tokenizer.decode([id], skip_special_tokens=True) == ""
 
     def save(self, path: Path) -> None:
-        """Write it as a tokenizer.json."""
-        safetensors.write(path, self._tokenizer.to_str(pretty=True))
+        """Write it as a tokenizer.json, which puts the same tokens before and after a message."""
+        made = self._tokenizer
+        if self._begin or self._end:
+            made = type(made).from_str(made.to_str())
+            before, after = ([made.id_to_token(i) for i in ids] for ids in (self._begin, self._end))
+            folder_tokenizer.surround(made, before, after)
+        safetensors.write(path, made.to_str(pretty=True))
 
     def id_of(self, token: str) -> int | None:
         """The id of one token of the vocabulary, None if there is no such token."""

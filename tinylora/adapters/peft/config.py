@@ -27,6 +27,7 @@ WITHOUT_EFFECT = frozenset(
 # initialisations that leave the base unchanged; PiSSA, OLoRA, LoftQ and others change it
 INITS = (True, False, "gaussian", "eva", "orthogonal")
 REPEATS, OPTIONS = re.compile(r"(?<!\\)[*+{]"), re.compile(r"(?<![\\(*+?}])\?")
+WORDS = re.compile(r"\((?:\?:)?(\w+(?:\|\w+)*)\)")  # a group of alternative words
 TRIES = 2**21  # limits matching to a few seconds for all names of GPT-2 small
 
 
@@ -48,6 +49,8 @@ class PeftConfig:
     use_rslora: bool = False
     use_dora: bool = False
     task_type: str | None = None
+    trainable_token_indices: tuple[int, ...] | dict[str, tuple[int, ...]] = ()
+    ensure_weight_tying: bool = False
 
     def rank(self, module: str) -> int:
         """The rank at a module: that of the first pattern in rank_pattern that matches its name, else r."""
@@ -137,8 +140,6 @@ def _parsed(found: dict[str, Any]) -> PeftConfig:
         raise LoadError("layers_to_transform and layers_pattern go with a list of target_modules, not with a pattern")
     if not targets:
         raise LoadError("target_modules is missing")
-    if found.get("use_dora") and found.get("lora_dropout"):
-        raise LoadError("use_dora with lora_dropout is not known here")
     return PeftConfig(
         r=_rank(found.get("r", 8), "r"),
         lora_alpha=_finite(found.get("lora_alpha", 8), "lora_alpha"),
@@ -154,6 +155,8 @@ def _parsed(found: dict[str, Any]) -> PeftConfig:
         use_rslora=_flag(found.get("use_rslora", False), "use_rslora"),
         use_dora=_flag(found.get("use_dora", False), "use_dora"),
         task_type=found.get("task_type"),
+        trainable_token_indices=_tokens(found.get("trainable_token_indices")),
+        ensure_weight_tying=_flag(found.get("ensure_weight_tying", False), "ensure_weight_tying"),
     )
 
 
@@ -188,6 +191,15 @@ def _layers(value: Any) -> tuple[int, ...] | None:
     return tuple(found) if found else None
 
 
+def _tokens(value: Any) -> Any:
+    """Numbers of tokens, or these by the name of an embedding."""
+    if isinstance(value, dict) and len(value) == 1:
+        return {name: _tokens(tokens) for name, tokens in value.items()}
+    if value is not None and (not isinstance(value, list) or not all(type(i) is int and i >= 0 for i in value)):
+        raise LoadError(f"trainable_token_indices must be numbers of tokens of one embedding, not {str(value)[:40]!r}")
+    return tuple(value or ())
+
+
 def _names(value: Any, name: str, pattern: bool = False) -> Any:
     if pattern and isinstance(value, str):
         return value if value.lower() == "all-linear" else _safe(value, name)
@@ -220,9 +232,17 @@ def _safe(pattern: str, name: str, tries: int = TRIES) -> str:
     return pattern
 
 
+def _exclusive(words: list[str]) -> bool:
+    """Whether at most one of these words stands at any place of a text: then trying all of them costs no backtracking."""
+    return not any(other.startswith(word) for i, word in enumerate(words) for other in words[:i] + words[i + 1 :])
+
+
 def _tries(pattern: str) -> int:
     """A rough bound on the backtracking for one name: the product of repeats, options and alternatives."""
     if len(pattern) > 1000:
         return 2 * TRIES
+    shorter = WORDS.sub(lambda group: "x" if _exclusive(group[1].split("|")) else group[0], pattern)
+    if shorter != pattern:
+        return _tries(shorter)
     alternatives = math.prod(part.count("|") + 1 for part in pattern.split("("))
     return 16 ** len(REPEATS.findall(pattern)) * 2 ** len(OPTIONS.findall(pattern)) * alternatives

@@ -17,6 +17,7 @@ from tinylora import nn
 from tinylora.adapters.apply import wrap
 from tinylora.adapters.config import LoRAConfig
 from tinylora.adapters.peft import config as peft
+from tinylora.adapters.peft.vocabulary import ROWS, Vocabulary
 from tinylora.backend import to_device
 from tinylora.formats import LoadError, safetensors
 from tinylora.lora import LinearWithLoRA, freeze, lora_modules
@@ -68,26 +69,31 @@ def put_peft(model: Decoder, adapter: PeftAdapter, lora_only: bool = False) -> L
         raise ValueError(f"LoRA is applied already, to {wrapped[0]} and {len(wrapped) - 1} more: load onto the base alone")
     folder, config, arrays, _ = adapter
     headless = _headless(model, arrays)
-    found = layers(model, headless)
-    if lora_only:
-        arrays = {name: a for name, a in arrays.items() if peft.LORA.fullmatch(name) and not name.startswith("score.")}
+    vocabulary = Vocabulary(model, layers(model, headless), config, str(folder / peft.CONFIG))
+    arrays = vocabulary.simplified(arrays, lora_only)
+    vocabulary.resize(arrays)
     try:
-        chosen = config.targets(kinds(model, headless))
-    except LoadError as error:
-        raise LoadError(f"{folder / peft.CONFIG}: {error}") from None
-    whole = [] if lora_only else [name for name in found if config.saves(name)]
-    _check(folder / peft.WEIGHTS, config, arrays, found, chosen, whole)
-
-    wrappers = {path: w for name in chosen for path, w in _wrapped(config, found[name], arrays).items()}
-    replaced = _replaced(arrays, found)
+        found = layers(model, headless)
+        whole = [] if lora_only else [name for name in found if vocabulary.saves(name)]
+        chosen = vocabulary.chosen(kinds(model, headless))
+        kept = _check(folder / peft.WEIGHTS, vocabulary, arrays, found, chosen, whole)
+        wrappers = {path: w for name in chosen for path, w in _wrapped(config, found[name], arrays).items()}
+        wrappers |= vocabulary.trained_rows()
+        replaced = _replaced(arrays, found)
+    except BaseException:
+        vocabulary.restore()
+        raise
     freeze(model)
     for path, wrapper in wrappers.items():
         parent, _, name = path.rpartition(".")
         setattr(model.get_submodule(parent), name, wrapper.train(model.training))
-    for owner, name, parameter in replaced:
+    for owner, name, parameter, layer in replaced:
         setattr(owner, name, parameter)
+        parameter.requires_grad = name == "bias" or layer in whole
+    vocabulary.finish(arrays, whole)
+    model.__dict__["stored_whole"] = kept
     scaling = "rslora" if config.use_rslora else "alpha/r"
-    train = tuple(path for name in whole for path in found[name].paths)
+    train = tuple(path for name in vocabulary.trained_whole(whole) for path in found[name].paths)
     targets = tuple(wrappers)
     variant = "dora" if config.use_dora else "lora"
     return LoRAConfig(config.r, config.lora_alpha, targets, train, scaling, "peft", config.lora_dropout, variant)
@@ -107,10 +113,14 @@ def _names(name: str, embedding: bool) -> tuple[str, str]:
 
 
 def _check(
-    path: Path, config: peft.PeftConfig, arrays: Arrays, found: dict[str, Layer], chosen: list[str], whole: list[str]
-) -> None:
-    """Raise LoadError that lists missing, unexpected and mis-shaped arrays. Drops unchanged copies of the base's arrays."""
-    expected: dict[str, tuple[int, ...]] = {}
+    path: Path, vocabulary: Vocabulary, arrays: Arrays, found: dict[str, Layer], chosen: list[str], whole: list[str]
+) -> list[str]:
+    """Raise LoadError that lists missing, unexpected and mis-shaped arrays. Drops unchanged copies of the base's arrays.
+
+    Returns the layers, the embedding or the head, whose frozen weight the adapter replaces.
+    """
+    config, replaced = vocabulary.config, []
+    expected: dict[str, tuple[int, ...]] = vocabulary.expected()
     for name in chosen:
         layer, rank = found[name], config.rank(name)
         embedding = isinstance(layer.owners[0], nn.Embedding)
@@ -129,6 +139,9 @@ def _check(
                 expected[key] = found[name].shape(leaf)
             elif np.array_equal(arrays[key], found[name].stored(leaf)):
                 del arrays[key]  # PEFT also stores the unchanged weight of embeddings with LoRA
+            elif vocabulary.replaces(name, leaf):
+                expected[key] = found[name].shape(leaf)
+                replaced.append(name)
     faults = [f"missing: {key}" for key in expected.keys() - arrays.keys()]
     faults += [f"unexpected: {key}" for key in arrays.keys() - expected.keys()]
     for key in sorted(expected.keys() & arrays.keys()):
@@ -136,6 +149,7 @@ def _check(
             faults.append(f"{key}: expected {expected[key]}, got {arrays[key].shape}")
     if faults:
         raise LoadError(f"{path}: does not fit the model:\n  " + "\n  ".join([*sorted(faults), *_way_out(arrays, found)]))
+    return replaced
 
 
 def _way_out(arrays: Arrays, found: dict[str, Layer]) -> list[str]:
@@ -165,17 +179,18 @@ def _wrapped(config: peft.PeftConfig, layer: Layer, arrays: Arrays) -> dict[str,
     return found
 
 
-def _replaced(arrays: Arrays, found: dict[str, Layer]) -> list[tuple[nn.Module, str, nn.Parameter]]:
-    """Owner, name and new value of every parameter of the base that the adapter replaces: saved modules, and biases."""
+def _replaced(arrays: Arrays, found: dict[str, Layer]) -> list[tuple[nn.Module, str, nn.Parameter, str]]:
+    """Owner, name, new value and layer of every parameter of the base that the adapter replaces: saved modules, biases, and
+    a frozen embedding that is not the base's."""
     replaced = []
     for key in arrays:
         name, _, leaf = key.replace(".base_layer.", ".").rpartition(".")
-        if not peft.LORA.fullmatch(key):
+        if not peft.LORA.fullmatch(key) and not key.endswith(f".{ROWS}"):
             parameters = found[name].parameters()[leaf]
             parts = found[name].split(arrays[key])
             for owner, old, part in zip(found[name].owners, parameters, parts, strict=True):
                 attribute = next(n for n, p in owner._parameters.items() if p is old)
-                replaced.append((owner, attribute, _parameter(part, owner)))
+                replaced.append((owner, attribute, _parameter(part, owner), name))
     return replaced
 
 

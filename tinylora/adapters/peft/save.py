@@ -19,7 +19,8 @@ from tinylora import nn
 from tinylora.adapters.apply import below
 from tinylora.adapters.config import LoRAConfig
 from tinylora.adapters.peft import config as peft
-from tinylora.adapters.variants import DoRA, EmbeddingWithLoRA
+from tinylora.adapters.peft.vocabulary import ROWS
+from tinylora.adapters.variants import DoRA, EmbeddingWithLoRA, TiedHeadLoRA, TokenRows
 from tinylora.backend import to_device
 from tinylora.formats import safetensors, strict_json
 from tinylora.lora import LinearWithLoRA, LoRALayer, lora_modules
@@ -34,8 +35,11 @@ def save_peft(model: Decoder, folder: Path, config: LoRAConfig, about: dict[str,
         raise ValueError("PEFT has one kind of LoRA in an adapter, and here some layers are DoRA and some are not")
     arrays: dict[str, np.ndarray] = {}
     ranks: dict[str, tuple[int, float]] = {}
+    rows = next((module for module in wrapped.values() if isinstance(module, TokenRows)), None)
     for name, layer in found.items():
-        if any(path in wrapped for path in layer.paths):
+        if rows is not None and isinstance(wrapped.get(layer.paths[0]), TokenRows | TiedHeadLoRA):
+            arrays |= {f"{name}.{ROWS}": to_device(rows.rows(), "cpu")} if layer.paths == ["tok_emb"] else {}
+        elif any(path in wrapped for path in layer.paths):
             factors, scale = _factors(layer, wrapped)
             arrays |= factors
             r = len(next(iter(factors.values())))
@@ -43,6 +47,9 @@ def save_peft(model: Decoder, folder: Path, config: LoRAConfig, about: dict[str,
             ranks[name] = (r, float(f"{alpha:.12g}"))  # 16.000000000000004 is 16
     whole = _whole(found, config.train)
     arrays |= {f"{name}.{leaf}": found[name].stored(leaf) for name in whole for leaf in found[name].parameters()}
+    for name in model.__dict__.get("stored_whole", ()):
+        owner = "base_layer." if name in ranks else "" if rows is None else "token_adapter.base_layer."
+        arrays.setdefault(f"{name}.{owner}weight", found[name].stored("weight"))
     bias, biases = _biases(found, whole, ranks)
     arrays |= {f"{n}.base_layer.bias" if n in ranks else f"{n}.bias": found[n].stored("bias") for n in biases}
     for name, array in arrays.items():
@@ -53,10 +60,25 @@ def save_peft(model: Decoder, folder: Path, config: LoRAConfig, about: dict[str,
     folder.mkdir(parents=True, exist_ok=True)
     ready = {peft.PREFIX + name: array for name, array in arrays.items()}
     safetensors.save(folder / peft.WEIGHTS, ready, {"format": "pt", "tinylora": json.dumps(about)})
+    tied = _ties(model, found, whole, ranks)
     turned = any(found[name].row.turned for name in ranks)
     written = _config(config, ranks, whole, bias, about.get("model"), head_name(model), turned)
     written["use_dora"] = any(isinstance(module, DoRA) for module in wrapped.values())
+    written |= {"ensure_weight_tying": True} if tied else {}
+    written |= {"trainable_token_indices": list(rows.tokens)} if rows is not None else {}
     safetensors.write(folder / peft.CONFIG, strict_json.text_of(written))
+
+
+def _ties(model: Decoder, found: dict[str, Layer], whole: list[str], ranks: dict[str, tuple[int, float]]) -> bool:
+    """Whether PEFT has to keep head and embedding equal: both are one trained weight, or the head follows the embedding's
+    LoRA, and is then left out of `ranks`. PEFT knows only an embedding called embed_tokens as such; others get two LoRAs."""
+    embedding, head = (next(n for n, layer in found.items() if layer.paths == [path]) for path in ("tok_emb", "out_head"))
+    if embedding in whole and head in whole and model.head_is_tied:
+        return True
+    if isinstance(model.out_head, TiedHeadLoRA) and head in ranks and embedding.endswith("embed_tokens"):
+        del ranks[head]
+        return True
+    return False
 
 
 def _factors(layer: Layer, wrapped: dict[str, LinearWithLoRA]) -> tuple[dict[str, np.ndarray], float]:

@@ -7,6 +7,7 @@ from tinylora.backend import Array, array_module
 from tinylora.lora import LinearWithLoRA
 from tinylora.tensor import Tensor
 from tinylora.torch_api import functional as F
+from tinylora.torch_api.promote import follow
 
 
 class DoRA(LinearWithLoRA):
@@ -48,3 +49,27 @@ def _lengths(weight: Array) -> Array:
     """Lengths of the rows of (out, in); 1 for a row of zeros."""
     length = array_module(weight).sqrt((weight * weight).sum(axis=1))
     return length + (length == 0)
+
+
+class DropoutDoRA(DoRA):
+    """y = W x + b + (m / ‖V‖ - 1) ∘ (W x̃) + m / ‖V‖ ∘ s (x̃ A) B,  x̃ = x with dropout; in evaluation, DoRA.
+
+    PEFT's `use_dora` with `lora_dropout`.
+
+    >>> from tinylora import nn, randn
+    >>> DropoutDoRA(nn.Linear(6, 4), rank=2, alpha=4.0, p=0.1)(randn(3, 6)).shape
+    (3, 4)
+    """
+
+    def __init__(self, linear: nn.Linear, rank: int, alpha: float, p: float) -> None:
+        super().__init__(linear, rank, alpha)
+        self.dropout = nn.Dropout(p)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.merged or not self.training or not self.dropout.p:
+            return super().forward(x)
+        dropped, factor = self.dropout(x), self.lora.magnitude / self.lengths()
+        (inside,) = follow(self.lora.A, dropped)
+        change = (factor - 1) * F.linear(dropped, self.linear.weight) + factor * self.lora(inside)
+        y = self.linear(x)
+        return y + follow(y, change)[0]
