@@ -10,6 +10,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
 PEERS = ("torch", "transformers", "peft")
+SMOLLM2 = ("smollm2-classes-8x128", "smollm2-generate", "busy-generate")
 
 
 def run(*options):
@@ -29,13 +30,15 @@ def peers():
 
 def test_every_contender_takes_its_steps_and_computes_the_same(peers, tmp_path):
     file = tmp_path / "found.json"
-    printed = run("--tiny", "--steps", 2, "--only", "agreement", "lora-8x128", "smollm2-8x128", "--json", file)
+    printed = run("--tiny", "--steps", 2, "--only", "agreement", "lora-8x128", "smollm2-8x128", *SMOLLM2, "--json", file)
     saved = json.loads(file.read_text())
     contenders = saved["rows"]["lora-8x128"]["contenders"]
     assert [name[:3] for name in contenders] == ["tin", "tin", "(a)", "(b)", "(c)", "(d)"]
     llama = saved["rows"]["smollm2-8x128"]["contenders"]
     assert [name[:3] for name in llama] == ["tin", "(d)"]
-    for found in [*contenders.values(), *llama.values()]:
+    others = [saved["rows"][row]["contenders"] for row in SMOLLM2]
+    assert all(len(found) == 2 for found in others)
+    for found in [x for row in (contenders, llama, *others) for x in row.values()]:
         assert len(found["times"]) == 2
         assert min(found["times"]) <= found["median"] <= max(found["times"])
         assert found["peak"] > 1e7
