@@ -14,6 +14,7 @@ from work import LlamaWork, Work
 
 import tinylora
 from tinylora import lora, nn, optim
+from tinylora.models.decoder import Decoder
 from tinylora.models.gpt import GPTModel
 from tinylora.models.llama import LlamaModel
 from tinylora.nn import functional as F
@@ -47,7 +48,7 @@ def batch_of(work: Work) -> Batch:
     return Batch(tinylora.tensor(work.tokens()), tinylora.tensor(last), tinylora.tensor(work.labels()))
 
 
-def loss_of(model: GPTModel, batch: Batch, every_position: bool = False) -> tinylora.Tensor:
+def loss_of(model: Decoder, batch: Batch, every_position: bool = False) -> tinylora.Tensor:
     """The loss at each row's last token, as classification computes it: its last block skips the other positions.
 
     With `every_position`, the model computes them all, as the lecture's does.
@@ -101,7 +102,7 @@ def llama_class_step(**work: Any) -> Callable[[], float]:
     model = llama(LlamaWork(**work))
     model.set_classes(2)
     batch = batch_of(LlamaWork(**work))
-    return step_of(model, lambda: F.cross_entropy(class_scores(model, batch), batch.classes))
+    return step_of(model, lambda: loss_of(model, batch))
 
 
 def small_network(width: int, batch: int, repeats: int) -> Callable[[], None]:
