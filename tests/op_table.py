@@ -611,6 +611,8 @@ LARGE: dict[str, list[Call]] = {
         _heads(300, 300, p=0.0),
         _heads(70, 70, heads=9),
         _heads(1, 40, heads=9),
+        _heads(1, 1, p=0.0),
+        _heads(1, 1500, 0.0, heads=9),
         _heads(290, 300, heads=6),
         _heads(300, 300, 0.0, heads=9),
         _heads(70, 90, heads=6, causal=False, mask=np.arange(90) > _rng.integers(0, 95, (2, 1, 1, 1))),

@@ -50,6 +50,14 @@ def test_every_contender_takes_its_steps_and_computes_the_same(peers, tmp_path):
         assert f"| {title} |" in markdown
 
 
+def test_a_classifier_and_generation_beside_a_busy_neighbour_are_measured(peers, tmp_path):
+    file, rows = tmp_path / "found.json", ("smollm2-classes-8x128", "busy-generate")
+    run("--tiny", "--steps", 1, "--only", *rows, "--json", file)
+    saved = json.loads(file.read_text())["rows"]
+    assert [list(saved[row]["contenders"])[0] for row in rows] == ["tinylora", "tinylora"]
+    assert all(len(found["times"]) == 1 for row in rows for found in saved[row]["contenders"].values())
+
+
 def test_import_and_profile_need_no_peer(tmp_path):
     file = tmp_path / "found.json"
     run("--tiny", "--steps", 1, "--only", "import", "--json", file)

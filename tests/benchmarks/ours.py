@@ -14,6 +14,7 @@ from work import LlamaWork, Work
 
 import tinylora
 from tinylora import lora, nn, optim
+from tinylora.models.decoder import Decoder
 from tinylora.models.gpt import GPTModel
 from tinylora.models.llama import LlamaModel
 from tinylora.nn import functional as F
@@ -47,7 +48,7 @@ def batch_of(work: Work) -> Batch:
     return Batch(tinylora.tensor(work.tokens()), tinylora.tensor(last), tinylora.tensor(work.labels()))
 
 
-def loss_of(model: GPTModel, batch: Batch, every_position: bool = False) -> tinylora.Tensor:
+def loss_of(model: Decoder, batch: Batch, every_position: bool = False) -> tinylora.Tensor:
     """The loss at each row's last token, as classification computes it: its last block skips the other positions.
 
     With `every_position`, the model computes them all, as the lecture's does.
@@ -96,6 +97,14 @@ def llama_step(**work: Any) -> Callable[[], float]:
     return step_of(model, lambda: language_loss(model, ids, following))
 
 
+def llama_class_step(**work: Any) -> Callable[[], float]:
+    """One whole step of SmolLM2 with two classes, whose head is trained whole, as PEFT does."""
+    model = llama(LlamaWork(**work))
+    model.set_classes(2)
+    batch = batch_of(LlamaWork(**work))
+    return step_of(model, lambda: loss_of(model, batch))
+
+
 def small_network(width: int, batch: int, repeats: int) -> Callable[[], None]:
     """Forward and backward of two Linears, `repeats` times: what an op costs beside its arithmetic."""
     model = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
@@ -119,6 +128,14 @@ def generate(prompt: int, count: int, **work: Any) -> Callable[[], list[int]]:
     """`count` tokens after a prompt of `prompt` tokens, the likeliest always, from GPT-2 with its language head."""
     model = language_model(Work(**work))
     start = Work(batch=1, length=prompt, vocabulary=Work(**work).vocabulary).tokens()[0].tolist()
+    return lambda: list(continuation(model, start, count, GREEDY))
+
+
+def llama_generate(prompt: int, count: int, **work: Any) -> Callable[[], list[int]]:
+    """`count` tokens after a prompt, the likeliest always, from SmolLM2."""
+    tinylora.manual_seed(0)
+    sizes = LlamaWork(batch=1, length=prompt, **work)
+    model, start = LlamaModel(sizes.config), sizes.tokens()[0].tolist()
     return lambda: list(continuation(model, start, count, GREEDY))
 
 

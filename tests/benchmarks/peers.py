@@ -117,13 +117,12 @@ def hugging_face_classifier(work: Work) -> nn.Module:
     return get_peft_model(model, lora)
 
 
-def hugging_face_llama(work: LlamaWork) -> nn.Module:
-    """SmolLM2 with random weights and a LoRA around every Linear of its blocks, without a cache."""
+def hugging_face_llama_config(work: LlamaWork) -> Any:
+    """SmolLM2's."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    from peft import LoraConfig, get_peft_model
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaConfig
 
-    config = LlamaConfig(
+    return LlamaConfig(
         vocab_size=work.vocabulary,
         max_position_embeddings=work.context,
         hidden_size=work.width,
@@ -134,12 +133,24 @@ def hugging_face_llama(work: LlamaWork) -> nn.Module:
         rms_norm_eps=1e-5,
         rope_theta=100000.0,
         tie_word_embeddings=True,
-        use_cache=False,
+        pad_token_id=work.vocabulary - 1,
+        num_labels=2,
     )
+
+
+def hugging_face_llama(work: LlamaWork, task: str = "CAUSAL_LM") -> nn.Module:
+    """SmolLM2 with random weights and a LoRA around every Linear of its blocks, without a cache; for the task "SEQ_CLS"
+    with a head of two classes, which PEFT trains whole."""
+    config = hugging_face_llama_config(work)
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaForCausalLM, LlamaForSequenceClassification
+
+    config.use_cache = False
     torch.manual_seed(0)
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    lora = LoraConfig(r=work.rank, lora_alpha=work.rank, target_modules=targets, task_type="CAUSAL_LM")
-    return get_peft_model(LlamaForCausalLM(config), lora).train()
+    lora = LoraConfig(r=work.rank, lora_alpha=work.rank, target_modules=targets, task_type=task)
+    base = LlamaForCausalLM if task == "CAUSAL_LM" else LlamaForSequenceClassification
+    return get_peft_model(base(config), lora).train()
 
 
 # ----------------------------------------------------------------------------------- what is timed
@@ -185,12 +196,23 @@ def language_loss(model: nn.Module, ids: torch.Tensor, following: torch.Tensor) 
 def llama_step(**work: Any) -> Callable[[], float]:
     """One whole step of SmolLM2 by Hugging Face and PEFT."""
     model = hugging_face_llama(LlamaWork(**work))
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-5, fused=True)
     ids, following = map(torch.tensor, LlamaWork(**work).texts())
+    return _step(model, lambda: language_loss(model, ids, following))
+
+
+def llama_class_step(**work: Any) -> Callable[[], float]:
+    """The same with two classes, scored at each row's last token."""
+    model = hugging_face_llama(LlamaWork(**work), "SEQ_CLS")
+    ids, labels = (torch.tensor(x) for x in (LlamaWork(**work).tokens(), LlamaWork(**work).labels()))
+    return _step(model, lambda: F.cross_entropy(scores_at_the_end(model, ids), labels))
+
+
+def _step(model: nn.Module, loss_of_batch: Callable[[], torch.Tensor]) -> Callable[[], float]:
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-5, fused=True)
 
     def step() -> float:
         optimizer.zero_grad()
-        loss = language_loss(model, ids, following)
+        loss = loss_of_batch()
         loss.backward()
         optimizer.step()
         return loss.item()
@@ -212,20 +234,33 @@ def small_network(width: int, batch: int, repeats: int) -> Callable[[], None]:
 
 
 def language_model(work: Work) -> nn.Module:
-    """Hugging Face's GPT-2 with its language head, which never stops early."""
+    """Hugging Face's GPT-2 with its language head."""
     config = hugging_face_config(work)
     from transformers import GPT2LMHeadModel
 
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(config).eval()
-    model.generation_config.eos_token_id = None
-    return model
+    return GPT2LMHeadModel(config).eval()
 
 
 def generate(prompt: int, count: int, device: str = "cpu", **work: Any) -> Callable[[], torch.Tensor]:
     """`count` tokens after a prompt, the likeliest always, by transformers' `generate` and its key/value cache."""
     model = language_model(Work(**work)).to(device)
-    start = torch.tensor(Work(batch=1, length=prompt, vocabulary=Work(**work).vocabulary).tokens(), device=device)
+    start = Work(batch=1, length=prompt, vocabulary=Work(**work).vocabulary).tokens()
+    return _continuation(model, torch.tensor(start, device=device), count)
+
+
+def llama_generate(prompt: int, count: int, **work: Any) -> Callable[[], torch.Tensor]:
+    """The same with SmolLM2."""
+    sizes = LlamaWork(batch=1, length=prompt, **work)
+    config = hugging_face_llama_config(sizes)
+    from transformers import LlamaForCausalLM
+
+    torch.manual_seed(0)
+    return _continuation(LlamaForCausalLM(config).eval(), torch.tensor(sizes.tokens()), count)
+
+
+def _continuation(model: nn.Module, start: torch.Tensor, count: int) -> Callable[[], torch.Tensor]:
+    model.generation_config.eos_token_id = None  # never stops early
     everything = torch.ones_like(start)
     return lambda: model.generate(start, attention_mask=everything, max_new_tokens=count, do_sample=False)
 

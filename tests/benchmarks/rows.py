@@ -7,16 +7,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from report import OURS, Bar, Row
-from workers import Worker, alternate, environment, in_fresh_process, summary
+from workers import TRIES, Worker, alternate, busy_neighbour, environment, in_fresh_process, summary
 
 A, B, C, D = "(a) the lecture's PyTorch", "(b) PyTorch, fused", "(c) torch.compile", "(d) Hugging Face + PEFT"
 WHOLE = "tinylora, every position"
+TRANSFORMERS = "transformers, with its cache"
 STEP = {
     OURS: ("ours", {}),
     WHOLE: ("ours", {"every_position": True}),
@@ -42,6 +43,7 @@ class Plan:
     warm_up: int = 2
     threads: int = 2
     model: dict[str, Any] = field(default_factory=dict)
+    neighbour: bool = False  # whether another program keeps one core busy meanwhile
 
     def measure(self, job: str, contenders: dict[str, tuple[str, dict[str, Any]]], **options: Any) -> dict[str, Any]:
         """Time `job` of every contender, each in a process of its own, in turns."""
@@ -50,7 +52,9 @@ class Plan:
                 name: stack.enter_context(Worker(module, job, {**own, **options}, self.threads))
                 for name, (module, own) in contenders.items()
             }
-            return alternate(workers, self.steps, self.warm_up)
+            if self.neighbour:
+                stack.enter_context(busy_neighbour())
+            return alternate(workers, self.steps, self.warm_up, tries=1 if self.neighbour else TRIES)
 
     def train(self, names: Iterable[str], **work: Any) -> dict[str, Any]:
         return self.measure("train_step", {name: STEP[name] for name in names}, **{**self.model, **work})
@@ -103,6 +107,28 @@ def smollm2_1x1024(plan: Plan) -> Row:
     return smollm2_step(plan, 1, 1024)
 
 
+def smollm2_classes(plan: Plan, batch: int, length: int) -> Row:
+    both = {OURS: ("ours", {}), D: ("peers", {})}
+    found = plan.measure("llama_class_step", both, batch=batch, length=length, **plan.model)
+    share = found[OURS]["peak"] / found[D]["peak"]
+    bars = [faster(found, "(d)", (D,), 1.8), Bar("peak memory of (d)", 0.5, share, at_least=False)]
+    return Row(f"SmolLM2-135M classification step, {batch} × {length}", found, bars)
+
+
+def smollm2_classes_8x128(plan: Plan) -> Row:
+    return smollm2_classes(plan, 8, 128)
+
+
+def smollm2_classes_1x1024(plan: Plan) -> Row:
+    return smollm2_classes(plan, 1, 1024)
+
+
+def busy_8x128(plan: Plan) -> Row:
+    """A LoRA step of GPT-2 small while another program keeps one core busy."""
+    found = replace(plan, neighbour=True).train((OURS, B, C), batch=8, length=128)
+    return Row("LoRA step, 8 × 128, one core busy", found, [faster(found, "the best of (b), (c)", (B, C), 1.1)])
+
+
 def memory_by_length(plan: Plan) -> Row:
     """A process per length, batch 1. From one doubling to the next, memory that is linear grows by twice as much."""
     lengths = (512, 1024, 2048)
@@ -131,10 +157,31 @@ def small(plan: Plan) -> Row:
 
 
 def generation(plan: Plan) -> Row:
-    peer = "transformers, with its cache"
-    both = {OURS: ("ours", {}), peer: ("peers", {})}
+    both = {OURS: ("ours", {}), TRANSFORMERS: ("peers", {})}
     found = plan.measure("generate", both, prompt=16, count=64, **plan.model)
-    return Row("generate 64 tokens, greedily", found, [faster(found, "transformers", [peer], 1.2)])
+    return Row("generate 64 tokens, greedily", found, [faster(found, "transformers", [TRANSFORMERS], 1.2)])
+
+
+def smollm2_generation(plan: Plan, prompt: int, count: int) -> dict[str, Any]:
+    both = {OURS: ("ours", {}), TRANSFORMERS: ("peers", {})}
+    return plan.measure("llama_generate", both, prompt=prompt, count=count, **plan.model)
+
+
+def smollm2_generate(plan: Plan) -> Row:
+    found = smollm2_generation(plan, 32, 32)
+    return Row("SmolLM2-135M, 32 tokens after 32", found, [faster(found, "transformers", [TRANSFORMERS], 1.9)])
+
+
+def smollm2_prompt(plan: Plan) -> Row:
+    found = smollm2_generation(plan, 512, 1)
+    return Row("SmolLM2-135M, a prompt of 512", found, [faster(found, "transformers", [TRANSFORMERS], 1.0)])
+
+
+def busy_generate(plan: Plan) -> Row:
+    """Generation with SmolLM2 while another program keeps one core busy."""
+    found = smollm2_generation(replace(plan, neighbour=True), 32, 32)
+    title = "SmolLM2-135M, 32 tokens after 32, one core busy"
+    return Row(title, found, [faster(found, "transformers", [TRANSFORMERS], 1.1)])
 
 
 def build(plan: Plan) -> Row:
@@ -190,10 +237,16 @@ ROWS: dict[str, Callable[[Plan], Row]] = {
     "lora-2x1024": lora_2x1024,
     "smollm2-8x128": smollm2_8x128,
     "smollm2-1x1024": smollm2_1x1024,
+    "smollm2-classes-8x128": smollm2_classes_8x128,
+    "smollm2-classes-1x1024": smollm2_classes_1x1024,
+    "busy-8x128": busy_8x128,
     "memory": memory_by_length,
     "full-4x128": full_4x128,
     "small": small,
     "generate": generation,
+    "smollm2-generate": smollm2_generate,
+    "smollm2-prompt": smollm2_prompt,
+    "busy-generate": busy_generate,
     "build": build,
     "first-token": first_token,
     "import": imports,

@@ -15,7 +15,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -64,10 +64,10 @@ class Worker:
         others = others_seconds(self.process.pid) - before
         return sample._replace(others=max(0.0, others / sample.seconds / (os.cpu_count() or 1)))
 
-    def run_undisturbed(self) -> Sample:
-        """Run until no other program disturbs, TRIES times at most: the run that was disturbed least."""
+    def run_undisturbed(self, tries: int = TRIES) -> Sample:
+        """Run until no other program disturbs, `tries` times at most: the run that was disturbed least."""
         best = self.run()
-        for _ in range(TRIES - 1):
+        for _ in range(tries - 1):
             if best.others <= DISTURBED:
                 break
             best = min(best, self.run(), key=lambda sample: sample.others)
@@ -93,10 +93,24 @@ class Worker:
         self.process.stdout.close()
 
 
-def alternate(workers: dict[str, Worker], steps: int, warm_up: int) -> dict[str, dict[str, Any]]:
+@contextlib.contextmanager
+def busy_neighbour() -> Iterator[None]:
+    """Another program that keeps one core busy, always the same one where the system can say so."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(process.pid, {max(os.sched_getaffinity(0))})
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def alternate(workers: dict[str, Worker], steps: int, warm_up: int, tries: int = TRIES) -> dict[str, dict[str, Any]]:
     """Let the workers take turns, `steps` rounds after `warm_up` calls of each: per name the times, median and peak memory.
 
-    Each round begins with another worker, so that none always follows the same one.
+    Each round begins with another worker, so that none always follows the same one. A disturbed call is timed again, `tries`
+    times at most.
     """
     names = list(workers)
     for name in names:
@@ -105,7 +119,7 @@ def alternate(workers: dict[str, Worker], steps: int, warm_up: int) -> dict[str,
     samples: dict[str, list[Sample]] = {name: [] for name in names}
     for i in range(steps):
         for name in names[i % len(names) :] + names[: i % len(names)]:
-            samples[name].append(workers[name].run_undisturbed())
+            samples[name].append(workers[name].run_undisturbed(tries))
     return {name: summary(*zip(*found, strict=True)) for name, found in samples.items()}
 
 

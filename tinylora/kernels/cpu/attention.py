@@ -18,8 +18,9 @@ import numpy as np
 from tinylora import ops
 from tinylora.backend import mix
 from tinylora.backend.meta import MetaArray
+from tinylora.kernels.cpu.linear import plain
 from tinylora.kernels.cpu.products import SMALL
-from tinylora.kernels.cpu.threads import get_num_threads, spread
+from tinylora.kernels.cpu.threads import get_num_threads, one_blas_thread, spread
 from tinylora.op import once
 
 ROWS = 64  # query rows in a block: fewer skip more masked keys, more multiply faster
@@ -132,6 +133,26 @@ def attention(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
         return d_q, functools.reduce(xp.add, d_ks), functools.reduce(xp.add, d_vs)
 
     return y, by_input(gradients)
+
+
+@ops.attention.tune("numpy")
+def attention_of_one(xp, q, k, v, causal=True, p=0.0, key=0, mask=None):
+    """The definition for a single query that sees all keys, as in text generation. Declines more, dropout and masks.
+
+    The work is a few microseconds: planning blocks and waking threads for it would take longer. Gradients come from blocks.
+    """
+    if q.ndim != 4 or q.shape[2] != 1 or mask is not None or p or k.shape != v.shape or 0 in (*q.shape, *k.shape):
+        return NotImplemented
+    (B, H, _, D), H_kv = q.shape, k.shape[1]
+    if not plain(q, k, v) or k.shape[::3] != (B, D) or H % H_kv:
+        return NotImplemented
+    with one_blas_thread:
+        e = (q * (1 / math.sqrt(D))).reshape(B, H_kv, H // H_kv, D) @ k.swapaxes(-1, -2)  # (B, H_kv, G, S)
+        e -= e.max(axis=-1, keepdims=True)
+        np.exp(e, out=e)
+        e /= e.sum(axis=-1, keepdims=True)
+        y = (e @ v).reshape(q.shape)
+    return y, by_input(lambda g: [vjp(g) for vjp in attention(xp, q, k, v, causal)[1]])
 
 
 def _seen(xp: Any, mask: Any, B: int, T: int, S: int) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 from tinylora.kernels.cpu.threads import parts, spread
 
 BLOCK = 2**18  # elements in a block, 1 MB of float32: with smaller blocks, threads wait for the interpreter's lock
+TINY = 2**13  # elements below which sharing the work costs more than the work; BLAS uses no threads of its own for them
 
 
 def in_blocks(work: Callable[..., None], shape: tuple[int, ...], dtype: Any, buffers: int = 0) -> None:
@@ -19,6 +20,9 @@ def in_blocks(work: Callable[..., None], shape: tuple[int, ...], dtype: Any, buf
     A block is a slice of about BLOCK elements, at least one along the first axis; scratch has the block's shape.
     """
     length, *rest = shape
+    if math.prod(shape) <= TINY:
+        work(slice(0, length), *np.empty((buffers, *shape), dtype))
+        return
     step = max(1, BLOCK // max(math.prod(rest), 1))
 
     def part(mine: slice) -> None:

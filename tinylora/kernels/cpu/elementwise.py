@@ -86,10 +86,9 @@ def swiglu(xp, gate, up):
             sigmoid(gate[b], s)
             np.multiply(gate[b], s, out=v)
             np.multiply(v, g[b], out=d_up[b])
-            v *= s  # s (1 + u (1 - s)) = s + u s - u s s
-            np.subtract(s, v, out=v)
-            np.multiply(gate[b], s, out=s)
+            np.multiply(v, s, out=d_gate[b])
             v += s
+            v -= d_gate[b]  # s (1 + u (1 - s)) = u s + s - u s s
             v *= up[b]
             np.multiply(v, g[b], out=d_gate[b])
 

@@ -68,13 +68,14 @@ def rms_norm(xp, x, weight, eps):
     y, inverse = np.empty_like(x, order="C"), np.empty((len(x), 1), x.dtype)
 
     def forward(b):
-        inverse[b, 0] = np.vecdot(x[b], x[b])
-        inverse[b] *= 1 / C
-        inverse[b] += eps
-        np.sqrt(inverse[b], out=inverse[b])
-        np.divide(1, inverse[b], out=inverse[b])
-        np.multiply(x[b], inverse[b], out=y[b])
-        y[b] *= weight
+        some, out = x[b], y[b]
+        root = np.vecdot(some, some)
+        root *= 1 / C
+        root += eps
+        np.sqrt(root, out=root)
+        np.divide(1, root, out=inverse[b, 0])
+        np.multiply(some, inverse[b], out=out)
+        out *= weight
 
     in_blocks(forward, x.shape, x.dtype)
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from tinylora.kernels.cpu.blocks import TINY
 from tinylora.kernels.cpu.threads import BLAS_IS_OURS, get_num_threads, spread
 
 ALONE = 2**21  # multiplications below which using another thread costs more than it saves
-SMALL = 2**18  # multiplications below which BLAS uses one thread anyway
+SMALL = 2**18  # multiplications below which BLAS uses one thread anyway; TINY for a single row
 
 Rectangle = tuple[slice, slice]
 
@@ -18,10 +19,10 @@ Rectangle = tuple[slice, slice]
 def product(a: Any, b: Any, bias: Any = None, then: Callable[[Any, Rectangle], None] | None = None) -> Any:
     """a b + bias for matrices a (n, k) and b (k, m), of one dtype. `then` may add to each rectangle of the result.
 
-    A single row, as in text generation, is left to BLAS and its threads: it is bound by reading b, and its parts are too
-    small to hand to our threads. A token of GPT-2 small takes 1.27 times as long otherwise.
+    A single row, as in text generation, is bound by reading b. BLAS's own threads are not used for it: they spin while they
+    wait, and where another program has one of the cores, a token of SmolLM2 takes several times as long.
     """
-    if then is None and (len(a) == 1 or a.size * b.shape[1] <= SMALL):
+    if then is None and a.size * b.shape[1] <= (TINY if len(a) == 1 else SMALL):
         out = a @ b
         return out if bias is None else np.add(out, bias, out=out)
     out = np.empty((a.shape[0], b.shape[1]), a.dtype)

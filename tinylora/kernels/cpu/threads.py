@@ -143,7 +143,7 @@ def spread(work: Callable[[Any], None], pieces: Iterable[Any]) -> None:
         for piece in left:
             work(piece)
 
-    with _one_blas_thread():
+    with one_blas_thread:
         errands: list[_Errand] = []
         try:
             with contextlib.suppress(RuntimeError):  # no new threads: at the interpreter's end, or at the system's limit
@@ -169,25 +169,26 @@ _lock = threading.Lock()
 _holding = [0, 0]  # the number of running calls of `spread`, and BLAS's thread count before the first
 
 
-@contextlib.contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    """Limit BLAS to one thread, process-wide, inside this block."""
-    if _blas is None:
-        yield
-        return
-    get, set_ = _blas
-    with _lock:
-        if _holding[0] == 0:
-            _holding[1] = get()
-            set_(1)
-        _holding[0] += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _holding[0] -= 1
-            if _holding[0] == 0:
-                set_(_holding[1])
+class _OneBlasThread:
+    """Limits BLAS to one thread, process-wide, inside a with block."""
+
+    def __enter__(self) -> None:
+        if _blas is not None:
+            with _lock:
+                if _holding[0] == 0:
+                    _holding[1] = _blas[0]()
+                    _blas[1](1)
+                _holding[0] += 1
+
+    def __exit__(self, *error: object) -> None:
+        if _blas is not None:
+            with _lock:
+                _holding[0] -= 1
+                if _holding[0] == 0:
+                    _blas[1](_holding[1])
+
+
+one_blas_thread = _OneBlasThread()
 
 
 def _after_fork() -> None:
