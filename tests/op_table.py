@@ -318,6 +318,11 @@ def lora_linear(draw):
     return Call((x, weight, bias, draw(arrays((d_in, r))), draw(arrays((r, d_out))), alpha))
 
 
+def dropout_lora_linear():
+    dropped = st.tuples(st.sampled_from([0.0, 0.3, 1.0]), st.integers(0, 99))
+    return st.tuples(lora_linear(), dropped).map(lambda drawn: Call((*drawn[0].inputs, *drawn[1])))
+
+
 @st.composite
 def lora_linears(draw):
     """Of layers that are alike, or each with a width, a rank, a bias and a scale of its own."""
@@ -508,6 +513,7 @@ ROWS: dict[str, st.SearchStrategy[Call]] = {
     "log_softmax": along(elements=uniform(-5.0, 5.0)),
     "logaddexp": binary(),
     "logsumexp": logsumexp(),
+    "dropout_lora_linear": dropout_lora_linear(),
     "lora_linear": lora_linear(),
     "lora_linears": lora_linears(),
     "matmul": matmul(),
@@ -629,6 +635,9 @@ LARGE: dict[str, list[Call]] = {
         for d_x in (0, 1)
     ],
     "log_softmax": [Call((_x((300, 200)),), {"axis": -1})],
+    "dropout_lora_linear": [
+        Call((*_lora(*sizes).inputs, p, 7)) for p in (0.1, 0.5) for sizes in ((64, 64, 8), (48, 144, 16), (144, 48, 16))
+    ],
     "lora_linear": [_lora(65, 129, 4), _lora(64, 64, 8), _lora(48, 144, 16), _lora(144, 48, 16)],
     "lora_linears": [
         _loras(130, 48, (64, 64, 64), 8),

@@ -8,7 +8,7 @@ from tinylora.ops.elementwise import where
 from tinylora.ops.exponentials import erfc, erfinv, exp2, expm1, log1p, log2, log10, logaddexp, logsumexp
 from tinylora.ops.last import attention_at, rows_at
 from tinylora.ops.linalg import einsum, matmul
-from tinylora.ops.lora import lora_linears
+from tinylora.ops.lora import dropout_lora_linear, lora_linears
 from tinylora.ops.nn import attention, cross_entropy, dropout, embedding, gelu, layer_norm, linear, log_softmax
 from tinylora.ops.nn import linear_cross_entropy, lora_linear, rms_norm, softmax, swiglu
 from tinylora.ops.norms import norm

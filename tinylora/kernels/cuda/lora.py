@@ -48,7 +48,7 @@ def lora_linear(xp, x, weight, bias, A, B, scale):
     if not (weight.size and A.size) or not handles(x, weight, bias):
         return NotImplemented if x.dtype == A.dtype else _plain_lora_linear(xp, x, weight, bias, A, B, scale)
     (d_out, d_in), layer = weight.shape, (weight, bias, A, B)
-    forward = _wide if d_out >= 2 * d_in and _whole_packs(x, d_in, len(B)) else _narrow
+    forward = _wide if d_out >= 2 * d_in and _whole_packs(x, d_in, len(B)) else narrow
     y, f = forward(xp, x, [scale], layer)
     (d_x, d_A, of_B), again = _gradients(xp, x.shape, [scale], [d_out], f), f.x
 
@@ -177,8 +177,8 @@ def _apart(xp: Any, n: int, width: int, dtype: Any) -> Any:
     return xp.empty((n, -(-width // line) * line), dtype)[:, :width]
 
 
-def _narrow(xp: Any, x: Any, scales: Sequence[float], layer: tuple[Any, ...]) -> tuple[Any, Factors]:
-    """y = [x A, 1, 0] [s B; bias; 0] + x Wᵀ: the bias is one more row of B."""
+def narrow(xp: Any, x: Any, scales: Sequence[float], layer: tuple[Any, ...], dropped: Any = None) -> tuple[Any, Factors]:
+    """y = [x A, 1, 0] [s B; bias; 0] + x Wᵀ: the bias is one more row of B. A multiplies `dropped` if it is given."""
     again, x = kept(x), rows(x)
     weight, bias, A, B = _ready(xp, layer)
     n, (d_out, d_in), r = len(x), weight.shape, len(B)
@@ -188,7 +188,7 @@ def _narrow(xp: Any, x: Any, scales: Sequence[float], layer: tuple[Any, ...]) ->
     arguments: tuple[Any, ...] = A, B, or_null(bias), float(scales[0]), d_in, d_out, r, n
     arguments += or_null(None if small_A is A else small_A), small_B, x_A
     kernel("lora", "factors", x.dtype)((grid,), (512,), arguments)
-    product(xp, x, small_A, out=x_A[:, :r])
+    product(xp, x if dropped is None else dropped, small_A, out=x_A[:, :r])
     y = product(xp, x_A, small_B)
     y = product(xp, x, weight.T, out=y, plus=y)
     return y, Factors(again, x_A[:, :r], small_A, small_B[:r].T, [weight])
@@ -221,11 +221,11 @@ def _plain_lora_linear(xp, x, weight, bias, A, B, scale):
     """
     small = A.astype(x.dtype), B.astype(x.dtype)
     y, (*vjps, d_A, d_B, _) = ops.lora_linear.definition(xp, x, weight, bias, *small, scale)
-    of_others = [_in_dtype(vjp, x.dtype) for vjp in vjps]  # d_x, d_weight, d_bias
-    return y.astype(x.dtype, copy=False), (*of_others, _in_dtype(d_A, float32), _in_dtype(d_B, float32), None)
+    of_others = [in_dtype(vjp, x.dtype) for vjp in vjps]  # d_x, d_weight, d_bias
+    return y.astype(x.dtype, copy=False), (*of_others, in_dtype(d_A, float32), in_dtype(d_B, float32), None)
 
 
-def _in_dtype(vjp: Callable[..., Any], dtype: Any) -> Callable[..., Any]:
+def in_dtype(vjp: Callable[..., Any], dtype: Any) -> Callable[..., Any]:
     @functools.wraps(vjp)
     def in_dtype(g: Any) -> Any:
         return vjp(g).astype(dtype, copy=False)
