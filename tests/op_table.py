@@ -346,6 +346,13 @@ def quantized_linear(draw):
     return Call((x, bias, codes, scales), {"weight": _dequantize})
 
 
+def _nf4(blocks):
+    """Of a weight (blocks, 64)."""
+    rng = np.random.default_rng(blocks)
+    codes, scales = rng.integers(0, 256, 32 * blocks).astype(np.uint8), rng.integers(-127, 128, blocks).astype(np.int8)
+    return Call((codes, scales, rng.random((-(-blocks // 256), 1)) / 127, np.array([1.5]), (blocks, 64)))
+
+
 def _dequantize(xp, codes, scales):
     return codes * scales
 
@@ -529,6 +536,7 @@ ROWS: dict[str, st.SearchStrategy[Call]] = {
     "permute": permute(),
     "pow": binary(positive, left=numbers(0.5, 2.0), right=st.sampled_from([2.0, 3.0, 0.5, -1.0, 0.0, 1.0])),
     "prod": along(keepdims=True),
+    "nf4_weight": st.integers(1, 3).map(lambda blocks: _nf4(blocks)),
     "quantized_linear": quantized_linear(),
     "quotient": with_options(binary(below_half, whole_and_a_half, left=two, right=st.just(2.0)), towards_zero=[True, False]),
     "relu": unary(off_integers),  # kink at 0
@@ -653,6 +661,7 @@ LARGE: dict[str, list[Call]] = {
         Call((_x((2, 5, 130, 16)), _x((2, 5, 130, 16)).swapaxes(-1, -2))),
         Call((_x((7, 1, 90, 65)), _x((1, 3, 65, 64)))),
     ],
+    "nf4_weight": [_nf4(300)],
     "quantized_linear": [
         Call(
             (_x((3, 130, 65)), bias, _rng.integers(-127, 128, (129, 65)).astype(np.int8), _x((129, 1))),

@@ -13,7 +13,7 @@ from tinylora.ops.nn import attention, cross_entropy, dropout, embedding, gelu, 
 from tinylora.ops.nn import linear_cross_entropy, lora_linear, rms_norm, softmax, swiglu
 from tinylora.ops.norms import norm
 from tinylora.ops.optim import adam, clip_norm
-from tinylora.ops.quantized import quantized_linear
+from tinylora.ops.quantized import nf4_weight, quantized_linear
 from tinylora.ops.rearrange import diag_embed, diagonal, flip, pad, roll, scatter, scatter_reduce, unfold
 from tinylora.ops.reduce import amax, amin, cumsum, mean, prod, std, sum, var
 from tinylora.ops.rotary import rope

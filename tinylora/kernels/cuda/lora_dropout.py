@@ -36,7 +36,7 @@ def dropout_lora_linear(xp, x, weight, bias, A, B, scale, p, key):
 
     @adds_inside
     def d_x(g, so_far=None):
-        d = product(xp, rows(g), W, plus=None if so_far is None else rows(so_far))
+        d = product(xp, rows(g), W.compute(), plus=None if so_far is None else rows(so_far))
         side = product(xp, g_B(g), small_A.T)
         kernel("elementwise", "add_dropped", d.dtype)(*blocks(-(-packs(d) // UNROLL)), (d, side, d, d.size, *drop))
         return d.reshape(shape)
@@ -53,7 +53,7 @@ def dropout_lora_linear(xp, x, weight, bias, A, B, scale, p, key):
     def d_B(g):
         return product(xp, low.T, rows(g), alpha=scale, dtype=np.float32)
 
-    return y.reshape(*shape[:-1], len(W)), (d_x, d_weight, d_bias, d_A, d_B, None, None, None)
+    return y.reshape(*shape[:-1], y.shape[-1]), (d_x, d_weight, d_bias, d_A, d_B, None, None, None)
 
 
 def _plain(xp, x, weight, bias, A, B, scale, p, key):
