@@ -15,9 +15,9 @@ from tinylora.kernels.cuda import arena, blocks, compile, gemm, grouped, many
 from tinylora.kernels.cuda.live import Slots, fixed, live, recording
 from tinylora.kernels.cuda.sums import accumulate_inside, adds_inside
 from tinylora.lora import freeze
+from tinylora.nn import functional as F
 from tinylora.op import Op
 from tinylora.tensor import accumulate, record
-from tinylora.torch_api import functional as F
 
 
 class OnTheCard(np.ndarray):
