@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 ALIGNMENT = 512  # bytes, as CuPy's pools have it
+AHEAD = 16  # blocks of the plan that may be left out at once
 
 
 class Life(NamedTuple):
@@ -61,7 +62,11 @@ def plan(lives: list[Life]) -> tuple[list[int], int]:
 
 
 class Arena:
-    """Allocates as planned in `memory`, a CuPy MemoryPointer; what comes otherwise than planned by `malloc`."""
+    """Allocates as planned in `memory`, a CuPy MemoryPointer; what comes otherwise than planned by `malloc`.
+
+    What a first step allocates once and for all, such as tables that are cached, is not asked for again: then the plan goes
+    on with the next block of the size that is asked for, among the next AHEAD.
+    """
 
     def __init__(self, lives: list[Life], offsets: list[int], memory: Any, malloc: Callable[[int], Any]) -> None:
         self.lives, self.offsets, self.memory, self._malloc = lives, offsets, memory, malloc
@@ -69,9 +74,11 @@ class Arena:
         self.live: dict[int, int] = {}  # the end of each block in use, by its offset
 
     def malloc(self, size: int) -> Any:
-        i, self.count = self.count, self.count + 1
-        if i >= len(self.lives) or self.lives[i].size != size or not size:
+        some = range(self.count, min(self.count + AHEAD, len(self.lives)))
+        i = next((i for i in some if self.lives[i].size == size), None)
+        if i is None or not size:
             return self._malloc(size)
+        self.count = i + 1
         start, end = self.offsets[i], self.offsets[i] + size
         if any(other < end and start < stop for other, stop in self.live.items()):
             return self._malloc(size)  # its place is still in use: released later than when it was planned

@@ -221,11 +221,11 @@ def _plain_lora_linear(xp, x, weight, bias, A, B, scale):
     """
     small = A.astype(x.dtype), B.astype(x.dtype)
     y, (*vjps, d_A, d_B, _) = ops.lora_linear.definition(xp, x, weight, bias, *small, scale)
-    of_others = [in_dtype(vjp, x.dtype) for vjp in vjps]  # d_x, d_weight, d_bias
-    return y.astype(x.dtype, copy=False), (*of_others, in_dtype(d_A, float32), in_dtype(d_B, float32), None)
+    of_others = [_in_dtype(vjp, x.dtype) for vjp in vjps]  # d_x, d_weight, d_bias
+    return y.astype(x.dtype, copy=False), (*of_others, _in_dtype(d_A, float32), _in_dtype(d_B, float32), None)
 
 
-def in_dtype(vjp: Callable[..., Any], dtype: Any) -> Callable[..., Any]:
+def _in_dtype(vjp: Callable[..., Any], dtype: Any) -> Callable[..., Any]:
     @functools.wraps(vjp)
     def in_dtype(g: Any) -> Any:
         return vjp(g).astype(dtype, copy=False)

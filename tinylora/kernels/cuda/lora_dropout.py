@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from tinylora import ops
@@ -10,7 +12,7 @@ from tinylora.kernels.cuda.compile import blocks, kernel, mask, packs, ready
 from tinylora.kernels.cuda.elementwise import UNROLL
 from tinylora.kernels.cuda.gemm import product
 from tinylora.kernels.cuda.linear import handles
-from tinylora.kernels.cuda.lora import in_dtype, narrow
+from tinylora.kernels.cuda.lora import narrow
 from tinylora.kernels.cuda.sums import adds_inside
 from tinylora.op import once
 from tinylora.ops.nn import rows
@@ -57,8 +59,16 @@ def dropout_lora_linear(xp, x, weight, bias, A, B, scale, p, key):
 
 
 def _plain(xp, x, weight, bias, A, B, scale, p, key):
-    """The definition with A and B rounded to the dtype of x, and their gradients in float32."""
-    small = A.astype(x.dtype), B.astype(x.dtype)
-    y, (*vjps, d_A, d_B, _, _, _) = ops.dropout_lora_linear.definition(xp, x, weight, bias, *small, scale, p, key)
-    of_others = [in_dtype(vjp, x.dtype) for vjp in vjps]  # d_x, d_weight, d_bias
-    return y.astype(x.dtype, copy=False), (*of_others, in_dtype(d_A, float32), in_dtype(d_B, float32), None, None, None)
+    """The definition in float32; all but A and B and their gradients are rounded to the dtype of x."""
+    wide = (None if part is None else part.astype(float32) for part in (x, weight, bias))
+    y, (*vjps, d_A, d_B, _, _, _) = ops.dropout_lora_linear.definition(xp, *wide, A, B, scale, p, key)
+    of_others = [_rounded(vjp, x.dtype) for vjp in vjps]  # d_x, d_weight, d_bias
+    return y.astype(x.dtype), (*of_others, _rounded(d_A, float32), _rounded(d_B, float32), None, None, None)
+
+
+def _rounded(vjp, dtype):
+    @functools.wraps(vjp)
+    def rounded(g):
+        return vjp(g.astype(float32)).astype(dtype, copy=False)
+
+    return rounded
