@@ -1,8 +1,10 @@
 """What the CUDA side does on the host, which needs no card: layouts, blocks, live numbers, dtypes, refusals."""
 
 import contextlib
+import itertools
 import re
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -219,3 +221,51 @@ def test_planned_blocks_that_are_in_use_at_once_do_not_overlap(lives):
 
 def test_blocks_that_follow_each_other_share_their_place():
     assert arena.plan([arena.Life(1024, 1, 2), arena.Life(1024, 3, 4), arena.Life(512, 1, 9)]) == ([0, 0, 1024], 1536)
+
+
+class Pointer:
+    """As much of CuPy's MemoryPointer as the arena asks for."""
+
+    device_id = 0
+
+    def __init__(self, mem, offset):
+        self.mem, self.ptr = mem, mem.ptr + offset
+
+    def __add__(self, offset):
+        return Pointer(self.mem, self.ptr - self.mem.ptr + offset)
+
+
+class Piece:
+    def __init__(self, ptr, size, owner=None, device_id=0):
+        self.ptr, self.size, self.owner = ptr, size, owner
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 5)), max_size=40), st.sets(st.integers(0, 39)))
+def test_a_captured_step_allocates_as_the_first_one_did_but_for_what_that_allocated_once(drawn, once):
+    """Blocks of some sizes, each released some allocations later; those in `once` are allocated in the first step alone."""
+    cupy = SimpleNamespace(cuda=SimpleNamespace(MemoryPointer=Pointer, UnownedMemory=Piece))
+    once = {i for i in once if i % 3 == 0}
+
+    def step(malloc, left_out):
+        held = {}
+        for i, (size, time) in enumerate(drawn):
+            if i not in left_out:
+                held[i] = malloc(1024 * size), i + time
+            for j in [j for j, (_, last) in held.items() if last <= i]:
+                del held[j]
+            yield [block for block, _ in held.values()]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "cupy", cupy)
+        recorder = arena.Recorder(lambda size: Pointer(Piece(0, size), 0))
+        for _ in step(recorder.malloc, ()):
+            pass
+        offsets, size = arena.plan(recorder.lives())
+        elsewhere = iter(range(10**9, 10**12, 10**6))
+        memory = arena.Arena(
+            recorder.lives(), offsets, Pointer(Piece(0, size), 0), lambda n: Pointer(Piece(next(elsewhere), n), 0)
+        )
+        for live in step(memory.malloc, once):
+            places = sorted((block.ptr, block.mem.size) for block in live)
+            assert all(start + n <= other for (start, n), (other, _) in itertools.pairwise(places))
+            assert once or all(start + n <= size for start, n in places)
