@@ -318,6 +318,11 @@ def lora_linear(draw):
     return Call((x, weight, bias, draw(arrays((d_in, r))), draw(arrays((r, d_out))), alpha))
 
 
+def dropout_lora_linear():
+    dropped = st.tuples(st.sampled_from([0.0, 0.3, 1.0]), st.integers(0, 99))
+    return st.tuples(lora_linear(), dropped).map(lambda drawn: Call((*drawn[0].inputs, *drawn[1])))
+
+
 @st.composite
 def lora_linears(draw):
     """Of layers that are alike, or each with a width, a rank, a bias and a scale of its own."""
@@ -339,6 +344,13 @@ def quantized_linear(draw):
     scales = draw(arrays((d_out, 1), layouts=("contiguous",)))
     x, bias = draw(arrays((*draw(shapes(max_dims=2)), d_in))), draw(st.none() | arrays((d_out,)))
     return Call((x, bias, codes, scales), {"weight": _dequantize})
+
+
+def _nf4(blocks):
+    """Of a weight (blocks, 64)."""
+    rng = np.random.default_rng(blocks)
+    codes, scales = rng.integers(0, 256, 32 * blocks).astype(np.uint8), rng.integers(-127, 128, blocks).astype(np.int8)
+    return Call((codes, scales, rng.random((-(-blocks // 256), 1)) / 127, np.array([1.5]), (blocks, 64)))
 
 
 def _dequantize(xp, codes, scales):
@@ -508,6 +520,7 @@ ROWS: dict[str, st.SearchStrategy[Call]] = {
     "log_softmax": along(elements=uniform(-5.0, 5.0)),
     "logaddexp": binary(),
     "logsumexp": logsumexp(),
+    "dropout_lora_linear": dropout_lora_linear(),
     "lora_linear": lora_linear(),
     "lora_linears": lora_linears(),
     "matmul": matmul(),
@@ -523,6 +536,7 @@ ROWS: dict[str, st.SearchStrategy[Call]] = {
     "permute": permute(),
     "pow": binary(positive, left=numbers(0.5, 2.0), right=st.sampled_from([2.0, 3.0, 0.5, -1.0, 0.0, 1.0])),
     "prod": along(keepdims=True),
+    "nf4_weight": st.integers(1, 3).map(lambda blocks: _nf4(blocks)),
     "quantized_linear": quantized_linear(),
     "quotient": with_options(binary(below_half, whole_and_a_half, left=two, right=st.just(2.0)), towards_zero=[True, False]),
     "relu": unary(off_integers),  # kink at 0
@@ -631,6 +645,9 @@ LARGE: dict[str, list[Call]] = {
         for d_x in (0, 1)
     ],
     "log_softmax": [Call((_x((300, 200)),), {"axis": -1})],
+    "dropout_lora_linear": [
+        Call((*_lora(*sizes).inputs, p, 7)) for p in (0.1, 0.5) for sizes in ((64, 64, 8), (48, 144, 16), (144, 48, 16))
+    ],
     "lora_linear": [_lora(65, 129, 4), _lora(64, 64, 8), _lora(48, 144, 16), _lora(144, 48, 16)],
     "lora_linears": [
         _loras(130, 48, (64, 64, 64), 8),
@@ -646,6 +663,7 @@ LARGE: dict[str, list[Call]] = {
         Call((_x((2, 5, 130, 16)), _x((2, 5, 130, 16)).swapaxes(-1, -2))),
         Call((_x((7, 1, 90, 65)), _x((1, 3, 65, 64)))),
     ],
+    "nf4_weight": [_nf4(300)],
     "quantized_linear": [
         Call(
             (_x((3, 130, 65)), bias, _rng.integers(-127, 128, (129, 65)).astype(np.int8), _x((129, 1))),

@@ -1,8 +1,10 @@
 """What the CUDA side does on the host, which needs no card: layouts, blocks, live numbers, dtypes, refusals."""
 
 import contextlib
+import itertools
 import re
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,13 +13,13 @@ from hypothesis import strategies as st
 
 import tinylora
 from tinylora import backend, nn, ops, optim
-from tinylora.kernels.cuda import blocks, compile, gemm, grouped, many
+from tinylora.kernels.cuda import arena, blocks, compile, gemm, grouped, many
 from tinylora.kernels.cuda.live import Slots, fixed, live, recording
 from tinylora.kernels.cuda.sums import accumulate_inside, adds_inside
 from tinylora.lora import freeze
+from tinylora.nn import functional as F
 from tinylora.op import Op
 from tinylora.tensor import accumulate, record
-from tinylora.torch_api import functional as F
 
 
 class OnTheCard(np.ndarray):
@@ -197,3 +199,73 @@ def test_query_heads_that_share_keys_attend_in_turn(B, Hkv, G, T, causal):
         np.testing.assert_allclose(found[0], y, atol=1e-12)
         for ours, vjp in zip(found[1], vjps, strict=True):
             np.testing.assert_allclose(ours(g), vjp(g), atol=1e-12)
+
+
+# ---------------------------------------------------------------------------------- memory of a captured step
+lives = st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 40), st.integers(1, 20)), max_size=30).map(
+    lambda drawn: [arena.Life(size, born, born + length) for size, born, length in drawn]
+)
+
+
+@given(lives)
+def test_planned_blocks_that_are_in_use_at_once_do_not_overlap(lives):
+    offsets, size = arena.plan(lives)
+    most = max((sum(a.size for a in lives if a.born <= t < a.died) for t in range(61)), default=0)
+    assert most <= size <= sum(-(-a.size // arena.ALIGNMENT) * arena.ALIGNMENT for a in lives)
+    for i, (a, start) in enumerate(zip(lives, offsets, strict=True)):
+        assert start % arena.ALIGNMENT == 0 and start + a.size <= size
+        for b, other in zip(lives[:i], offsets[:i], strict=True):
+            apart = start + a.size <= other or other + b.size <= start
+            assert apart or a.died <= b.born or b.died <= a.born
+
+
+def test_blocks_that_follow_each_other_share_their_place():
+    assert arena.plan([arena.Life(1024, 1, 2), arena.Life(1024, 3, 4), arena.Life(512, 1, 9)]) == ([0, 0, 1024], 1536)
+
+
+class Pointer:
+    """As much of CuPy's MemoryPointer as the arena asks for."""
+
+    device_id = 0
+
+    def __init__(self, mem, offset):
+        self.mem, self.ptr = mem, mem.ptr + offset
+
+    def __add__(self, offset):
+        return Pointer(self.mem, self.ptr - self.mem.ptr + offset)
+
+
+class Piece:
+    def __init__(self, ptr, size, owner=None, device_id=0):
+        self.ptr, self.size, self.owner = ptr, size, owner
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 5)), max_size=40), st.sets(st.integers(0, 39)))
+def test_a_captured_step_allocates_as_the_first_one_did_but_for_what_that_allocated_once(drawn, once):
+    """Blocks of some sizes, each released some allocations later; those in `once` are allocated in the first step alone."""
+    cupy = SimpleNamespace(cuda=SimpleNamespace(MemoryPointer=Pointer, UnownedMemory=Piece))
+    once = {i for i in once if i % 3 == 0}
+
+    def step(malloc, left_out):
+        held = {}
+        for i, (size, time) in enumerate(drawn):
+            if i not in left_out:
+                held[i] = malloc(1024 * size), i + time
+            for j in [j for j, (_, last) in held.items() if last <= i]:
+                del held[j]
+            yield [block for block, _ in held.values()]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "cupy", cupy)
+        recorder = arena.Recorder(lambda size: Pointer(Piece(0, size), 0))
+        for _ in step(recorder.malloc, ()):
+            pass
+        offsets, size = arena.plan(recorder.lives())
+        elsewhere = iter(range(10**9, 10**12, 10**6))
+        memory = arena.Arena(
+            recorder.lives(), offsets, Pointer(Piece(0, size), 0), lambda n: Pointer(Piece(next(elsewhere), n), 0)
+        )
+        for live in step(memory.malloc, once):
+            places = sorted((block.ptr, block.mem.size) for block in live)
+            assert all(start + n <= other for (start, n), (other, _) in itertools.pairwise(places))
+            assert once or all(start + n <= size for start, n in places)

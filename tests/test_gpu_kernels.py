@@ -117,10 +117,10 @@ def test_a_gradient_of_rope_is_turned_in_place_only_if_nobody_else_reads_it():
 def test_what_is_cheap_is_computed_again_and_not_held():
     x, w = cupy.ones((64, 64), np.float32), cupy.ones(64, np.float32)
     y, _ = tinylora.kernels.cuda.rms.rms_norm(cupy, x, w, 1e-5)
-    compute, expected, alive = again.kept(y), y.get(), weakref.ref(y)
+    (compute, cheap), expected, alive = again.kept(y), y.get(), weakref.ref(y)
     del y
-    assert alive() is None and (compute().get() == expected).all()
-    assert again.kept(x)() is x
+    assert cheap and alive() is None and (compute().get() == expected).all()
+    assert again.kept(x).compute() is x and not again.kept(x).cheap
 
 
 @pytest.mark.parametrize("dtype, near", [(np.float32, 1e-5), (bfloat16, 2e-2)])

@@ -262,6 +262,46 @@ def test_kin_of_lora_train_on_a_bfloat16_base(name):
     assert max(apart(a, b) for a, b in zip(*found, strict=True)) < 2e-2
 
 
+@needs_nvmath
+@pytest.mark.parametrize("lengths", [(5, 7), (1, 3)])
+def test_a_layer_on_nf4_does_not_keep_its_weight(lengths):
+    tinylora.manual_seed(0)
+    layer = QLoRA(NF4Linear(nn.Linear(64, 32)), 8, 4.0, 0.0)
+    layer.lora.B.array = layer.lora.B.array + 0.1
+    freeze(layer.linear)
+    layer.to("cuda")
+    x = tinylora.randn(*lengths, 64, device="cuda").requires_grad_()
+    weight = layer.linear.weight
+    plain = F.lora_linear(x, weight, layer.linear.bias, layer.lora.A, layer.lora.B, layer.lora.alpha)
+    plain.sum().backward()
+    expected, x.grad = [plain.array, x.grad.array, layer.lora.A.grad.array], None
+    layer.lora.A.grad = None
+    kept = weakref.ref(weight.array)
+    del weight, plain
+    y = layer(x)
+    assert kept() is None
+    y.sum().backward()
+    assert max(apart(a, b) for a, b in zip([y.array, x.grad.array, layer.lora.A.grad.array], expected, strict=True)) < 1e-5
+
+
+@needs_nvmath
+def test_lora_with_dropout_in_bfloat16_is_near_what_its_parts_give():
+    tinylora.manual_seed(0)
+    layer = KIN["LoRA"](nn.Linear(64, 32), 8, 4.0)
+    layer = DropoutLoRA(layer.linear, 8, 4.0, 0.3)
+    layer.lora.B.array = layer.lora.B.array + 0.1
+    freeze(layer.linear)
+    layer.to("cuda", bfloat16)
+    x, found = tinylora.randn(5, 7, 64, device="cuda").to(bfloat16), []
+    for forward in (layer, lambda x: layer.linear(x) + layer.side(x)):
+        tinylora.manual_seed(3)
+        layer.zero_grad()
+        y = forward(x)
+        y.float().sum().backward()
+        found.append([y.float().array, layer.lora.A.grad.array, layer.lora.B.grad.array])
+    assert max(apart(a, b) for a, b in zip(*found, strict=True)) < 2e-2
+
+
 # -------------------------------------------------------------------------------------------------- Llama
 def llama(dtype=None):
     """On the GPU, with LoRA on everything, a language model's head."""

@@ -37,6 +37,9 @@ from workers import summary
 import tinylora
 from tinylora import backend, optim
 from tinylora.app import terminal
+from tinylora.models.llama import LlamaModel
+from tinylora.text.generate import generate_batch
+from tinylora.text.sampling import GREEDY
 from tinylora.training.recompute import checkpoint_modules
 
 Step = Callable[[], float]
@@ -56,7 +59,7 @@ class Contender(NamedTuple):
 
 # ------------------------------------------------------------------------------------------ contenders
 def tinylora_step(work: dict[str, Any], bf16: bool, graph: bool) -> tuple[Step, Callable[[], int]]:
-    """A step of ours, and how many bytes its graph and its weights take."""
+    """A step of ours, and how many bytes its graph, its weights and Adam's m and v take."""
     sizes = Work(**work)
     with tinylora.device("cuda"):
         model, batch = ours.classifier(sizes), ours.batch_of(sizes)
@@ -71,7 +74,7 @@ def tinylora_step(work: dict[str, Any], bf16: bool, graph: bool) -> tuple[Step, 
         return loss
 
     run = tinylora.cuda.capture(step, optimizer) if graph else step
-    weights = sum(p.array.nbytes for p in model.parameters())
+    weights = sum(p.array.nbytes for p in model.parameters()) + sum(2 * p.array.nbytes for p in optimizer.parameters())
     return lambda: run(*batch).item(), lambda: weights + run.nbytes if graph else 0
 
 
@@ -140,7 +143,7 @@ LLAMA = {"hf": "Hugging Face + PEFT", "liger": "Liger", "unsloth": "unsloth"}
 
 
 def llama_step(work: LlamaWork, checkpointing: bool) -> tuple[Step, Callable[[], int]]:
-    """A captured step of ours, and how many bytes its graph and its weights take."""
+    """A captured step of ours, and how many bytes its graph, its weights and Adam's m and v take."""
     with tinylora.device("cuda"):
         model = ours.llama(work)
     ids, following = (tinylora.tensor(x, device="cuda") for x in work.texts())
@@ -159,7 +162,8 @@ def llama_step(work: LlamaWork, checkpointing: bool) -> tuple[Step, Callable[[],
 
     run = tinylora.cuda.capture(step, optimizer)
     weights = sum({id(p): p.array.nbytes for p in model.parameters()}.values())
-    return lambda: run(ids, following).item(), lambda: weights + run.nbytes
+    state = sum(2 * p.array.nbytes for p in optimizer.parameters())  # m and v
+    return lambda: run(ids, following).item(), lambda: weights + state + run.nbytes
 
 
 def llama_race(
@@ -195,6 +199,35 @@ def llama_race(
     return measure
 
 
+def generation_race(title: str, batch: int, bars: dict[str, float], count: int = 128, length: int = 32) -> Any:
+    """A row: `count` greedy tokens after each of `batch` prompts, SmolLM2 in bf16, ours against transformers' `generate`."""
+
+    def measure(steps: int, profile: bool) -> Row:
+        work, started = LlamaWork(batch=batch, length=length), perf_counter()
+        with tinylora.device("cuda"):
+            tinylora.manual_seed(0)
+            model = LlamaModel(work.config).to("cuda", tinylora.bfloat16)
+        prompts = work.texts()[0].tolist()
+
+        def step() -> float:
+            return float(len(list(generate_batch(model, prompts, count, GREEDY))))
+
+        for _ in range(3):
+            step()
+        found = alternate({report.OURS: Contender(step, 0, perf_counter() - started)}, steps)
+        gc.unfreeze()
+        sizes = {"batch": batch, "length": length, "count": count}
+        for peer, flags in (("transformers", []), ("transformers, static cache compiled", ["--static"])):
+            if peer in bars and (theirs := llama_peer("generate", "smollm2", min(steps, 5), *flags, **sizes)):
+                found[peer] = theirs
+        mine = found[report.OURS]["median"]
+        print(f"{title}: {batch * count / mine:.0f} tokens/s")
+        must = [Bar(f"× as fast as {p}", bound, found[p]["median"] / mine) for p, bound in bars.items() if p in found]
+        return Row(title, found, must)
+
+    return measure
+
+
 def llama_peer(peer: str, shape: str, steps: int, *flags: str, **sizes: int) -> dict[str, Any] | None:
     """What llama_peers.py prints for one contender, or None with its last line of error shown."""
     file, numbers = str(Path(__file__).parent / "llama_peers.py"), [f"--{k}={v}" for k, v in sizes.items()]
@@ -217,6 +250,10 @@ ROWS = {
     "llama-1b": llama_race(
         "Llama 1B, 4 × 2048", "llama-1b", {"hf": 1, "liger": 1.7, "unsloth": 1.25}, 9, batch=4, length=2048
     ),
+    "generate-1": generation_race(
+        "SmolLM2, 128 tokens, batch 1", 1, {"transformers": 10, "transformers, static cache compiled": 1.5}
+    ),
+    "generate-32": generation_race("SmolLM2, 128 tokens, batch 32", 32, {"transformers": 10}),
     "llama-1b-checkpointing": llama_race(
         "Llama 1B, 4 × 2048, checkpointing", "llama-1b", {"unsloth": 1.25}, 3.6, True, batch=4, length=2048
     ),

@@ -1,12 +1,35 @@
-"""Several LoRA layers of one input as one op, so that they may share work."""
+"""LoRA with dropout as one op, and several LoRA layers of one input as one, so that they may share work."""
 
 from __future__ import annotations
 
 import functools
 import operator
 
-from tinylora.op import op
-from tinylora.ops.nn import lora_linear
+from tinylora.op import once, op
+from tinylora.ops.nn import dropout_mask, linear, lora_linear, rows
+
+
+@op
+def dropout_lora_linear(xp, x, weight, bias, A, B, scale, p, key):
+    """y = x Wᵀ + b + s (M ∘ x) A B,  M the mask that `dropout` draws from `key`, of zeros with probability p.
+
+    dL/dx = g W + M ∘ (s (g Bᵀ) Aᵀ)      dL/dA = s (M ∘ x)ᵀ (g Bᵀ)      dL/dB = s ((M ∘ x) A)ᵀ g
+    """
+    y, (d_x_linear, d_weight, d_bias) = linear.definition(xp, x, weight, bias)
+    M, shape = dropout_mask(xp, x.shape, p, key, x.dtype), x.shape
+    x_A = rows(x * M) @ A  # (N, r)
+    g_B = once(lambda g: scale * (rows(g) @ B.T))  # (N, r)
+
+    def d_x(g):
+        return d_x_linear(g) + M * (g_B(g) @ A.T).reshape(shape)
+
+    def d_A(g):
+        return rows(x * M).T @ g_B(g)
+
+    def d_B(g):
+        return scale * (x_A.T @ rows(g))
+
+    return y + (scale * (x_A @ B)).reshape(y.shape), (d_x, d_weight, d_bias, d_A, d_B, None, None, None)
 
 
 @op

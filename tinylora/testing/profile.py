@@ -308,6 +308,7 @@ FORMULAS: dict[str, Callable[..., int]] = {
     "einsum": _einsum,
     "linear": _linear,
     "lora_linear": _lora_linear,
+    "dropout_lora_linear": _lora_linear,
     "lora_linears": _lora_linears,
     "quantized_linear": _linear,
     "linear_cross_entropy": _linear_cross_entropy,

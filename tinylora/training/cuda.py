@@ -13,6 +13,7 @@ from typing import Any
 
 from tinylora import backend
 from tinylora.backend import Array, array_module, is_cupy
+from tinylora.kernels.cuda.arena import Arena, Life, Recorder, plan
 from tinylora.kernels.cuda.gemm import cublas_lt
 from tinylora.kernels.cuda.live import Slots, live, recording
 from tinylora.op import Op, this_thread
@@ -30,6 +31,8 @@ class Captured:
         self.graphs: dict[Any, _Graph | None] = {}  # by input shapes; None: seen once, not captured
         self._cupy = backend.cupy()
         self._pool = self._cupy.cuda.MemoryPool()  # shared by all graphs, which run one after another
+        self._lives: list[Life] | None = None  # of the blocks of a step, while there is one shape of inputs
+        self._arena: Any = None  # where the only graph has its blocks, if they were planned
         self._stream = self._cupy.cuda.Stream(non_blocking=True)  # CuPy's pools are separate for each stream
         self._homes: dict[int, tuple[Array | None, ...]] = {}  # a parameter's data, m and v, by its id
 
@@ -38,8 +41,13 @@ class Captured:
         key = tuple((x.shape, x.dtype.char) for x in inputs)
         self._bring_home()
         if key not in self.graphs:
+            if self.graphs:  # graphs of several shapes share the pool instead
+                self.graphs = dict.fromkeys(self.graphs) if self._arena else self.graphs
+                self._lives = self._arena = None
+            recorder = None if self.graphs else Recorder(backend.allocator(self._pool))
             self.graphs[key] = None
-            out = self._first(*inputs)
+            out = self._first(recorder, *inputs)
+            self._lives = recorder.lives() if recorder else None
             self._bring_home()
         else:
             graph = self.graphs[key] or _Graph(self, inputs)
@@ -50,25 +58,26 @@ class Captured:
     @property
     def nbytes(self) -> int:
         """GPU memory in bytes that its graphs hold, beside the parameters and the optimizer's state."""
-        return self._pool.total_bytes()
+        return self._pool.total_bytes() + (self._arena.mem.size if self._arena else 0)
 
-    def _first(self, *inputs: Tensor) -> Any:
+    def _first(self, recorder: Recorder | None, *inputs: Tensor) -> Any:
         """Run the step without a graph. This fills the memory pool for the capture."""
         current = self._cupy.cuda.get_current_stream()
         self._stream.wait_event(current.record())
         with self._stream:
-            out = self.run(*inputs)
+            out = self.run(recorder.malloc if recorder else None, *inputs)
             current.wait_event(self._stream.record())
         return out
 
     def record(self, slots: Slots, key: Callable[[], Array], *inputs: Tensor) -> tuple[Any, Any]:
         """Capture the step: its graph, and the arrays of its outputs."""
+        malloc = None
         if not any(self.graphs.values()):
-            self._pool.free_all_blocks()  # split into pieces by the first step; reserved for the graphs from now on
+            malloc = self._planned()
         with self._stream as stream, recording(slots), backend.keys_from(key):
             stream.begin_capture(self._cupy.cuda.runtime.streamCaptureModeRelaxed)
             try:
-                out = self.run(*inputs)
+                out = self.run(malloc, *inputs)
             except RuntimeError as error:
                 if "captur" not in str(error):
                     raise
@@ -77,9 +86,22 @@ class Captured:
                 graph = stream.end_capture()
         return graph, out
 
-    def run(self, *inputs: Tensor) -> Any:
-        with self._cupy.cuda.using_allocator(backend.allocator(self._pool)):
+    def run(self, malloc: Callable[[int], Any] | None, *inputs: Tensor) -> Any:
+        with self._cupy.cuda.using_allocator(malloc or backend.allocator(self._pool)):
             return self.step(*inputs)
+
+    def _planned(self) -> Callable[[int], Any] | None:
+        """Empty the pool, which the first step has split into pieces, and allocate an arena for the blocks it recorded."""
+        for p in self.optimizer.parameters():
+            if p.grad is not None:
+                p.grad = Tensor(p.grad.array.copy())  # outside the pool
+        self._arena = None
+        self._pool.free_all_blocks()
+        if self._lives is None:
+            return None
+        offsets, size = plan(self._lives)
+        self._arena = self._cupy.cuda.MemoryPointer(self._cupy.cuda.Memory(size), 0)
+        return Arena(self._lives, offsets, self._arena, backend.allocator(self._pool)).malloc
 
     def _bring_home(self) -> None:
         """Keep parameters and optimizer state at fixed addresses, which are recorded in the graphs.

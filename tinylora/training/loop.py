@@ -93,7 +93,8 @@ class Trainer:
         trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
         self.state = TrainState(model, self.optimizer)
-        self.captured = config.graph and can_capture(trained[0].device)
+        self.device = trained[0].device
+        self.captured = config.graph and can_capture(self.device)
         self._step = capture(self._step_of_parts, self.optimizer) if self.captured else self._step_of_parts
         one = np.zeros((1, 1), int)
         self._each = 1 + len(task.inputs(Rows(one, one, one if config.pack else None)))  # inputs of a step for each batch
@@ -149,10 +150,10 @@ class Trainer:
         lay = pack if config.pack else pad
         rows = [lay(self.encoded, part, self.task.tokenizer.pad, length).rows for part in parts]
         weights = [self.task.weight(part.targets) for part in rows]
-        where = self.model.tok_emb.weight.device
         shares = [np.float32(weight / sum(weights)) for weight in weights]
         given = [(share, *self.task.inputs(part)) for share, part in zip(shares, rows, strict=True)]
-        loss, norm = (x.item() for x in self._step(*(tensor(array, device=where) for row in given for array in row)))
+        inputs = [tensor(array, device=self.device) for row in given for array in row]
+        loss, norm = (x.item() for x in self._step(*inputs))
         state.step, state.step_in_epoch = state.step + 1, state.step_in_epoch + 1
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise FloatingPointError(f"the loss became NaN or infinite at step {state.step}: try a lower lr")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from tinylora import nn
+from tinylora import nn, ops
+from tinylora.backend import next_key
 from tinylora.lora import LinearWithLoRA
-from tinylora.tensor import Tensor
+from tinylora.tensor import Tensor, record
 from tinylora.torch_api.promote import follow
 
 
@@ -26,7 +27,10 @@ class DropoutLoRA(LinearWithLoRA):
     def forward(self, x: Tensor) -> Tensor:
         if self.merged or not self.training or not self.dropout.p:
             return super().forward(x)
-        return self.linear(x) + self.side(x)
+        if not self._is_plain_for(x) or not (x.dtype == self.lora.A.dtype or x.device == "cuda"):
+            return self.linear(x) + self.side(x)
+        W, b, lora = self.linear.weight, self.linear.bias, self.lora
+        return record(ops.dropout_lora_linear, x, W, b, lora.A, lora.B, lora.alpha, float(self.dropout.p), next_key())
 
     def side(self, x: Tensor) -> Tensor:
         """s (m ∘ x) A B, in bfloat16 where x is: A and B stay float32."""

@@ -12,6 +12,8 @@ from tinylora.adapters.variants.dropout import DropoutLoRA
 from tinylora.backend import Array, array_module, device
 from tinylora.lora import lora_modules
 from tinylora.tensor import Tensor, record
+from tinylora.torch_api import functional as F
+from tinylora.torch_api.promote import follow
 
 
 class QuantizedLinear(nn.Linear):
@@ -55,9 +57,12 @@ class QLoRA(DropoutLoRA):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if isinstance(self.linear, QuantizedLinear):
+        if not isinstance(self.linear, QuantizedLinear):
+            return super().forward(x)
+        if x.device != "cuda" or (self.training and self.dropout.p):
             return self.linear(x) + self.side(x)
-        return super().forward(x)
+        W, b, lora = self.linear.weight, self.linear.bias, self.lora
+        return F.lora_linear(x, follow(x, W)[0], b, lora.A, lora.B, lora.alpha)  # Ŵ is not kept: it is formed again
 
     def merge(self) -> None:
         if isinstance(self.linear, QuantizedLinear):

@@ -13,9 +13,11 @@ from tinylora.kernels.cuda import head as head
 from tinylora.kernels.cuda import last as last
 from tinylora.kernels.cuda import linear as linear
 from tinylora.kernels.cuda import lora as lora
+from tinylora.kernels.cuda import lora_dropout as lora_dropout
 from tinylora.kernels.cuda import loss as loss
 from tinylora.kernels.cuda import many as many
 from tinylora.kernels.cuda import norm as norm
+from tinylora.kernels.cuda import quantized as quantized
 from tinylora.kernels.cuda import rms as rms
 from tinylora.kernels.cuda import rotary as rotary
 from tinylora.kernels.cuda import sums as sums

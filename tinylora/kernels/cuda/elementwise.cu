@@ -84,6 +84,13 @@ extern "C" __global__ void dropout(const T* x, T* y, int64 n, uint64 key, const 
     map<false>(x, x, y, n, [=](float x, float, int64 i) { return x * mask(i); });
 }
 
+// y = a + dropout(b); y may be a.
+extern "C" __global__ void add_dropped(const T* a, const T* b, T* y, int64 n, uint64 key, const uint64* key_at, uint64 below,
+                                       double kept) {
+    Mask mask(key, key_at, below, kept);
+    map<true>(a, b, y, n, [=](float a, float b, int64 i) { return a + b * mask(i); });
+}
+
 // ---------------------------------------------------------------------------------- float32 as T and back, for attention
 // The power of two that takes numbers of at most `largest` to at most 1000; 1 if no largest is given.
 __device__ __forceinline__ float power(const unsigned* largest) {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -115,7 +116,7 @@ class Plan:
         of_a, of_b, of_c, of_out = self.layouts
         self.lt.matmul(
             self.handle, self.operation, alpha, b, of_b, a, of_a, beta, c, of_c, out, of_out, self.at,
-            (_own_workspaces[-1] if _own_workspaces else self.workspace).ptr, WORKSPACE, xp.cuda.get_current_stream().ptr,
+            [self.workspace, *_this_thread.workspaces][-1].ptr, WORKSPACE, xp.cuda.get_current_stream().ptr,
         )  # fmt: skip
 
     def _make(self, kind: str, *options: int) -> int:
@@ -186,17 +187,24 @@ def _handle(device: int) -> tuple[int, Any]:
     return lt.create(), cupy.cuda.Memory(WORKSPACE)
 
 
-_own_workspaces: list[Any] = []
+class _ThisThread(threading.local):
+    """The current thread's own workspaces, innermost last."""
+
+    def __init__(self) -> None:
+        self.workspaces: list[Any] = []
+
+
+_this_thread = _ThisThread()
 
 
 @contextlib.contextmanager
 def own_workspace(memory: Any) -> Iterator[None]:
     """Inside this block products use `memory`, of WORKSPACE bytes: for a stream that runs beside others."""
-    _own_workspaces.append(memory)
+    _this_thread.workspaces.append(memory)
     try:
         yield
     finally:
-        _own_workspaces.pop()
+        _this_thread.workspaces.pop()
 
 
 @functools.cache

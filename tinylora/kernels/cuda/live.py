@@ -76,7 +76,7 @@ def recording(slots: Slots) -> Iterator[None]:
 def live(xp: ModuleType, compute: Compute, shape: tuple[int, ...], dtype: Any) -> Any:
     """`compute()` as a device array: computed now, or in a captured graph before each replay."""
     if not _open.slots:
-        return xp.asarray(np.asarray(compute(), dtype).reshape(shape))
+        return xp.asarray(np.broadcast_to(np.asarray(compute(), dtype), shape))
     device, host = _open.slots[-1].live.place(shape, dtype)
     _open.slots[-1].compute.append((compute, host))
     return device

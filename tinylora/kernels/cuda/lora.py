@@ -37,7 +37,7 @@ class Factors(NamedTuple):
     low: Any  # (n, k r): x A
     A: Any  # (in, k r)
     B: Any  # (Σ out, k r): block diagonal, s Bᵀ of each layer
-    Ws: list[Any]  # k × (out, in)
+    Ws: list[Kept]  # k × (out, in)
 
 
 @ops.lora_linear.tune("cupy")
@@ -48,7 +48,7 @@ def lora_linear(xp, x, weight, bias, A, B, scale):
     if not (weight.size and A.size) or not handles(x, weight, bias):
         return NotImplemented if x.dtype == A.dtype else _plain_lora_linear(xp, x, weight, bias, A, B, scale)
     (d_out, d_in), layer = weight.shape, (weight, bias, A, B)
-    forward = _wide if d_out >= 2 * d_in and _whole_packs(x, d_in, len(B)) else _narrow
+    forward = _wide if d_out >= 2 * d_in and _whole_packs(x, d_in, len(B)) else narrow
     y, f = forward(xp, x, [scale], layer)
     (d_x, d_A, of_B), again = _gradients(xp, x.shape, [scale], [d_out], f), f.x
 
@@ -76,7 +76,7 @@ def lora_linears(xp, x, scales, *layers):
     (d_in, r), k, lead = each[0][2].shape, len(each), x.shape[:-1]
     y, f = _wide(xp, x, scales, *each)
     y, again = y.reshape(*lead, y.shape[-1]), f.x
-    widths = [len(W) for W in f.Ws]
+    widths = [len(W) for W, *_ in each]
     starts = [sum(widths[:i]) for i in range(k)]
     of_all_x, of_all_A, of_B = _gradients(xp, x.shape, scales, widths, f)
     side_by_side = once(functools.partial(joined, lead, widths))  # (.., Σ out) from the gradients of the outputs
@@ -149,14 +149,14 @@ def _gradients(xp: Any, shape: Shape, scales: Sequence[float], widths: Sequence[
             changed[:, width:] = B[:, :more]
             for i, (W, own) in enumerate(zip(Ws, columns, strict=True)):
                 low_rank = slice(i * r, (i + 1) * r)
-                product(xp, B[own, low_rank], A[:, low_rank].T, out=changed[own, :width], plus=W)
+                product(xp, B[own, low_rank], A[:, low_rank].T, out=changed[own, :width], plus=W.compute())
             d = product(xp, flat(g), changed, out=_apart(xp, n, width + more, A.dtype) if more else None, plus=d)
             if more:
                 latest[0], latest[2], d = g, d[:, width:], d[:, :width]
         else:
             d = product(xp, g_B(g), A.T, plus=d)
             for W, own in zip(Ws, columns, strict=True):
-                product(xp, flat(g)[:, own], W, out=d, plus=d)
+                product(xp, flat(g)[:, own], W.compute(), out=d, plus=d)
         latest[1] = d.reshape(shape)
         return latest[1]
 
@@ -177,10 +177,10 @@ def _apart(xp: Any, n: int, width: int, dtype: Any) -> Any:
     return xp.empty((n, -(-width // line) * line), dtype)[:, :width]
 
 
-def _narrow(xp: Any, x: Any, scales: Sequence[float], layer: tuple[Any, ...]) -> tuple[Any, Factors]:
-    """y = [x A, 1, 0] [s B; bias; 0] + x Wᵀ: the bias is one more row of B."""
+def narrow(xp: Any, x: Any, scales: Sequence[float], layer: tuple[Any, ...], dropped: Any = None) -> tuple[Any, Factors]:
+    """y = [x A, 1, 0] [s B; bias; 0] + x Wᵀ: the bias is one more row of B. A multiplies `dropped` if it is given."""
     again, x = kept(x), rows(x)
-    weight, bias, A, B = _ready(xp, layer)
+    weight_again, (weight, bias, A, B) = kept(layer[0]), _ready(xp, layer)
     n, (d_out, d_in), r = len(x), weight.shape, len(B)
     small_A = A if A.dtype == x.dtype else xp.empty(A.shape, x.dtype)
     small_B, x_A = xp.empty((r + 8, d_out), x.dtype), xp.empty((n, r + 8), x.dtype)
@@ -188,10 +188,10 @@ def _narrow(xp: Any, x: Any, scales: Sequence[float], layer: tuple[Any, ...]) ->
     arguments: tuple[Any, ...] = A, B, or_null(bias), float(scales[0]), d_in, d_out, r, n
     arguments += or_null(None if small_A is A else small_A), small_B, x_A
     kernel("lora", "factors", x.dtype)((grid,), (512,), arguments)
-    product(xp, x, small_A, out=x_A[:, :r])
+    product(xp, x if dropped is None else dropped, small_A, out=x_A[:, :r])
     y = product(xp, x_A, small_B)
     y = product(xp, x, weight.T, out=y, plus=y)
-    return y, Factors(again, x_A[:, :r], small_A, small_B[:r].T, [weight])
+    return y, Factors(again, x_A[:, :r], small_A, small_B[:r].T, [weight_again])
 
 
 def _wide(xp: Any, x: Any, scales: Sequence[float], *layers: tuple[Any, ...]) -> tuple[Any, Factors]:
@@ -207,7 +207,7 @@ def _wide(xp: Any, x: Any, scales: Sequence[float], *layers: tuple[Any, ...]) ->
     kernel("lora", "widen", x.dtype)(*blocks(packs(wide_W)), (*pointers, *numbers, wide_W, wide_B, A))
     low = product(xp, x, A)
     kernel("lora", "widen_rows", x.dtype)(*blocks(packs(wide_x)), (x, low, wide_x, packs(wide_x), step, d_in, k * r))
-    return product(xp, wide_x, wide_W.T), Factors(again, low, A, wide_B, Ws)
+    return product(xp, wide_x, wide_W.T), Factors(again, low, A, wide_B, [kept(layer[0]) for layer in layers])
 
 
 def _ready(xp: Any, layer: tuple[Any, ...]) -> list[Any]:

@@ -37,8 +37,9 @@ def adam(xp, *arrays, numbers, apart):
     def coefficients() -> Array:
         """Factors for every row; rows with the same numbers share them."""
         rows = numbers()
-        found = {row: _coefficients(*row, apart=apart) for row in dict.fromkeys(rows)}
-        return np.array([found[row] for row in rows])
+        place = {row: i for i, row in enumerate(dict.fromkeys(rows))}
+        factors = np.array([_coefficients(*row, apart=apart) for row in place])
+        return factors[[place[row] for row in rows]] if len(place) > 1 else factors  # one row is broadcast
 
     new = weights if xp.cuda.get_current_stream().is_capturing() else _like(xp, weights)
     table = _table(xp, new, weights, gradients, ms, vs)
