@@ -1,71 +1,70 @@
-"""A small run in a process of its own, which is killed at random moments and goes on until it is finished."""
+"""A small run in a process of its own, which is killed at a random moment and goes on until it is finished.
 
+As a program: `python kills.py FOLDER OUT OPTIONS` begins the run in FOLDER/OUT, or goes on with it; OPTIONS are JSON.
+"""
+
+import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from commands import some_messages
-
-import tinylora
-from tinylora.models import save_model
-from tinylora.models.gpt import GPTModel
-
 TINY = {
     "vocab_size": 257, "context_length": 48, "emb_dim": 16, "n_heads": 2, "n_layers": 1, "drop_rate": 0.1,
     "qkv_bias": True,
 }  # fmt: skip
-ARGUMENTS = ("--rank", 4, "--epochs", 3, "--batch-size", 3, "--lr", 1e-2, "--save-every", 4)
+OPTIONS = {
+    "rank": 4, "epochs": 2, "batch_size": 2, "accumulate": 2, "lr": 1e-2, "save_every": 2, "dropout": 0.1,
+}  # fmt: skip
+STEPS = 14  # of a run with these options
 
 
 def prepare(folder):
     """m.tsv and tiny/, a random model with dropout."""
-    (folder / "m.tsv").write_text(some_messages(120), encoding="utf-8")
+    from commands import some_messages
+
+    import tinylora
+    from tinylora.models import save_model
+    from tinylora.models.gpt import GPTModel
+
+    (folder / "m.tsv").write_text(some_messages(40), encoding="utf-8")
     tinylora.manual_seed(0)
     save_model(GPTModel(TINY), folder / "tiny")
 
 
-def command(folder, out, *more):
-    words = ("finetune", folder / "m.tsv", "--model", folder / "tiny", "--out", out, *ARGUMENTS, *more)
-    return [str(word) for word in words]
-
-
-def start(arguments, **options):
-    """`python -m tinylora` with these arguments."""
+def process(arguments, **options):
+    """Python with these arguments, in which this copy of tinylora is imported."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONIOENCODING": "utf-8"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-    return subprocess.Popen([sys.executable, "-m", "tinylora", *arguments], text=True, env=environment, **pipes)
+    return subprocess.Popen([sys.executable, *map(str, arguments)], text=True, env=environment, **pipes)
 
 
-def rows(out):
-    """How far a run is, in rows of its metrics."""
-    try:
-        return (out / "metrics.jsonl").read_bytes().count(b"\n")
-    except FileNotFoundError:
-        return 0
+def begin(folder, out, options):
+    """Begin the run in folder/out, or go on with it."""
+    return process([__file__, folder, out, json.dumps(options)])
 
 
-def wait_for(process, out, count):
-    """Wait until the run has written `count` rows. Whether it has; it may have ended before."""
-    while process.poll() is None and rows(out) < count:
+def finish(running):
+    """Wait for its end, which must be a success."""
+    _, error = running.communicate(timeout=300)
+    assert running.returncode == 0, error
+
+
+def kill(running, out, rows, seconds):
+    """SIGKILL, so many seconds after metrics.jsonl has so many rows. Whether that ended it; it may have been finished."""
+    metrics = out / "metrics.jsonl"
+    while running.poll() is None and not (metrics.exists() and metrics.read_bytes().count(b"\n") >= rows):
         time.sleep(0.001)
-    return process.poll() is None
+    time.sleep(seconds)
+    running.send_signal(signal.SIGKILL)
+    running.communicate()
+    return running.returncode == -signal.SIGKILL
 
 
-def killed(folder, out, kills, rng: random.Random, steps):
-    """Run with SIGKILL `kills` times, at random moments, each time going on with the run. The number of kills that struck."""
-    struck = 0
-    for _ in range(kills):
-        process = start(command(folder, out, "--resume"))
-        if wait_for(process, out, rng.randrange(rows(out) + 1, max(rows(out) + 2, steps))):
-            time.sleep(rng.random() * 0.02)
-            process.send_signal(signal.SIGKILL)
-            struck += process.wait() == -signal.SIGKILL
-        process.communicate()
-    process = start(command(folder, out, "--resume"))
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == 0, error
-    return struck
+if __name__ == "__main__":
+    from tinylora.runs.finetune import finetune
+
+    at, out, options = sys.argv[1:]
+    finetune(Path(at) / "tiny", Path(at) / "m.tsv", out=Path(at) / out, resume=True, **json.loads(options))

@@ -14,6 +14,7 @@ from tinylora.lora import LinearWithLoRA, freeze, replace_linear_with_lora
 from tinylora.models.gpt import GPTModel
 from tinylora.models.llama import LlamaModel
 from tinylora.nn import functional as F
+from tinylora.runs.checkpoints import Checkpoints
 from tinylora.tasks import Classify
 from tinylora.tasks.classify import class_scores
 from tinylora.tasks.messages import Message
@@ -191,6 +192,53 @@ def test_the_training_loop_gives_the_same_losses_on_the_cpu_and_on_the_gpu_with_
     for name in ("plain", "graph"):
         assert apart(losses[name], losses["cpu"]) < 1e-3
         assert max(apart(weights[name][n], w) for n, w in weights["cpu"].items()) < 1e-2
+
+
+class StoppedError(Exception):
+    """Ends training."""
+
+
+@needs_nvmath
+@pytest.mark.parametrize("dtype", [None, bfloat16])
+@pytest.mark.parametrize("graph", [True, False])
+def test_training_goes_on_from_a_checkpoint_to_the_same_bytes(dtype, graph, tmp_path):
+    """In a new trainer, whose steps are captured anew, and in one that has captured its steps already."""
+    rng = np.random.default_rng(0)
+    messages = [Message("ab"[i % 2], "".join(rng.choice(list("abcdef"), rng.integers(1, 60)))) for i in range(40)]
+    config = TrainConfig(epochs=3, batch_size=4, accumulate=2, lr=1e-3, graph=graph)
+
+    def trainer():
+        tinylora.manual_seed(0)
+        model = GPTModel({**CFG, "vocab_size": 257, "context_length": 80})
+        task = Classify(BYTES, 80, ("a", "b"))
+        task.head(model)
+        adapters.apply_lora(model, adapters.LoRAConfig(4, 8.0, train=("out_head",), dropout=0.1))
+        model.to("cuda", *([dtype] if dtype else []))
+        return Trainer(model, task, messages, messages[::4], config)
+
+    def weights(trained):
+        return {name: p.array.get().tobytes() for name, p in trained.state.trained.items()}
+
+    with tinylora.device("cuda"):
+        whole = trainer()
+        whole.run()
+        for stop in (1, 2, 7, 12):
+            checkpoints, first, again = Checkpoints(tmp_path / str(stop)), trainer(), trainer()
+
+            def after_step(state, stop=stop, checkpoints=checkpoints):
+                if state.step == stop:
+                    checkpoints.save(*state.state_dict())
+                if state.step == stop + 2:
+                    raise StoppedError
+
+            with pytest.raises(StoppedError):
+                first.run(after_step)
+            found, damaged = checkpoints.newest()
+            assert not damaged
+            for other in (again, first):
+                other.state.load_state_dict(found.arrays, found.numbers)
+                other.run()
+                assert weights(other) == weights(whole)
 
 
 @needs_nvmath

@@ -67,7 +67,7 @@ __version__ = "0.1.0"
 if typing.TYPE_CHECKING:
     from tinylora import adapters, models, testing
     from tinylora.models import load_model
-    from tinylora.runs.finetune import finetune
+    from tinylora.runs.finetune import finetune, resume
     from tinylora.runs.run import Run
     from tinylora.testing.profile import profile
 else:
@@ -75,7 +75,7 @@ else:
     _ROOMS = ("adapters", "models", "testing")
     _NAMES = {
         "Run": "tinylora.runs.run", "finetune": "tinylora.runs.finetune", "load_model": "tinylora.models",
-        "profile": "tinylora.testing.profile",
+        "profile": "tinylora.testing.profile", "resume": "tinylora.runs.finetune",
     }  # fmt: skip
 
     def __getattr__(name):
@@ -96,7 +96,7 @@ __all__ = [
     # tensors and modes
     "Run", "Tensor", "checkpoint", "count_parameters", "device", "finetune", "get_float32_matmul_precision",
     "get_num_threads", "inference_mode", "load_model", "manual_seed", "no_grad", "no_kernels", "profile", "result_type",
-    "set_default_device", "set_float32_matmul_precision", "set_num_threads",
+    "resume", "set_default_device", "set_float32_matmul_precision", "set_num_threads",
     # dtypes and constants
     "bfloat16", "bool", "double", "float", "float16", "float32", "float64", "half", "int", "int16", "int32", "int64",
     "int8", "long", "uint8", "e", "inf", "nan", "pi",

@@ -22,7 +22,7 @@ from tinylora.app import commands, demo, terminal
 from tinylora.app.commands import UsageError
 from tinylora.models.presets import PRESETS
 from tinylora.runs.lock import FolderError
-from tinylora.runs.recipe import Recipe
+from tinylora.runs.recipe import Recipe, interval
 from tinylora.tasks import TASKS
 from tinylora.training.schedule import DECAYS
 
@@ -65,6 +65,14 @@ whole = _number(int, 0, "a whole number of at least 0")
 not_negative = _number(float, 0, "a number of at least 0")
 above_zero = _number(float, 1e-300, "a number above 0")
 share = _number(float, 1e-300, "a number above 0 and at most 1", 1)
+
+
+def every(text: str) -> str:
+    try:
+        interval(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def parser() -> argparse.ArgumentParser:
@@ -207,12 +215,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: print(f"tinylora: warning: {message}", file=sys.stderr)
             args.run(args)
-            sys.stdout.flush()  # a closed pipe is noticed here, not when Python ends
+            if sys.stdout is not None:
+                sys.stdout.flush()  # a closed pipe is noticed here, not when Python ends
     except (UsageError, FolderError) as error:
         print(f"tinylora: error: {_one_line(error)}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        with terminal.closed_output_is_silent():
+        with terminal.output.silent_when_closed():
             raise
         return 128 + 13  # as a program that SIGPIPE ends
     except (ValueError, RuntimeError, LookupError, OSError, ArithmeticError, MemoryError) as error:

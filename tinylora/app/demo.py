@@ -18,7 +18,7 @@ from tinylora.models.gpt import GPTModel
 from tinylora.models.source import NANO
 from tinylora.runs.finetune import finetune
 from tinylora.runs.run import Run
-from tinylora.runs.run_folder import ADAPTER, RUN_FILES
+from tinylora.runs.run_folder import ADAPTER, remove_run
 from tinylora.tasks import Classify
 from tinylora.tasks.examples import Splits
 from tinylora.tasks.task import Score, Task
@@ -61,8 +61,7 @@ class _Demo(terminal.Training):
 def run(seed: int = 0, out: Path = OUT) -> None:
     """Count, fine-tune, save, load, merge; print and check every step."""
     begin = time.perf_counter()
-    for name in RUN_FILES:
-        (out / name).unlink(missing_ok=True)  # of an earlier demo
+    remove_run(out)  # of an earlier demo
     terminal.heading("1. The lecture: GPT-2 small with a 2-class head")
     with backend.device("meta"):
         gpt2 = GPTModel("gpt2-small")

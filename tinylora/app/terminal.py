@@ -8,6 +8,7 @@ import errno
 import io
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self, TextIO, TypeVar, cast
 
@@ -22,38 +23,46 @@ from tinylora.adapters.report import Change
 from tinylora.models.decoder import Decoder
 from tinylora.tasks.examples import Splits
 from tinylora.tasks.task import Score, Task
-from tinylora.training.report import Reporter, Step
+from tinylora.training.memory import gigabytes
+from tinylora.training.report import Plan, Reporter, Step
 
 T = TypeVar("T")
+MEASURED = 10  # steps after which the time left is estimated
 
 
 class Output:
-    """Standard output, or nothing once its reader is gone: `tinylora finetune DATA | head` goes on training."""
+    """Standard output, or nothing once its reader is gone: `tinylora finetune DATA | head` goes on training.
+
+    `expendable`: nor does any other failure to write, such as a full disk, raise an error.
+    """
+
+    expendable = False
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(sys.stdout, name)
+        return getattr(sys.stdout or sys.__stderr__, name)
 
     def write(self, text: str) -> int:
-        with closed_output_is_silent():
-            return sys.stdout.write(text)
+        with self.silent_when_closed():
+            if sys.stdout is not None:  # closed before the program began
+                sys.stdout.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with closed_output_is_silent():
-            sys.stdout.flush()
+        with self.silent_when_closed():
+            if sys.stdout is not None:
+                sys.stdout.flush()
 
-
-@contextlib.contextmanager
-def closed_output_is_silent() -> Iterator[None]:
-    """Ignore that the pipe or the terminal behind standard output was closed, and write nothing to it from then on."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.EIO):
-            raise
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())  # also what Python flushes at its end
-        os.close(nowhere)
+    @contextlib.contextmanager
+    def silent_when_closed(self) -> Iterator[None]:
+        """Ignore that the pipe or the terminal was closed, and write nothing to it from then on."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO) and not self.expendable:
+                raise
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())  # also what Python flushes at its end
+            os.close(nowhere)
 
 
 PLAIN = str.maketrans({"σ": "s", "Δ": "d", "‖": "|", "×": "x", "·": ".", "…": ".", "–": "-", "—": "-", "’": "'", "‘": "'"})
@@ -74,7 +83,8 @@ def accept_any_encoding() -> None:
             stream.reconfigure(errors="tinylora.similar")
 
 
-console = Console(file=cast(TextIO, Output()), highlight=False, soft_wrap=True, emoji=False)
+output = Output()
+console = Console(file=cast(TextIO, output), highlight=False, soft_wrap=True, emoji=False)
 if not console.is_terminal:
     console.width = 10_000  # tables in files and pipes are not truncated
 
@@ -166,6 +176,11 @@ def show_score(found: Score) -> None:
         table(part.columns, part.rows)
 
 
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 120 else f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
 class Training(Reporter):
     """Shows training: a progress bar on a terminal, else a line per epoch. Use as a context manager.
 
@@ -173,6 +188,7 @@ class Training(Reporter):
     """
 
     def __enter__(self) -> Self:
+        output.expendable = True  # training is not
         columns = [
             TextColumn("{task.description}"),
             BarColumn(None),
@@ -182,11 +198,12 @@ class Training(Reporter):
         self.bar = Progress(*columns, console=console, disable=not console.is_terminal)
         self.bar.start()
         self.row = self.bar.add_task("training", total=None, now="")
-        self.loss = 0.0
+        self.loss, self.seen, self.first = 0.0, 0, 0.0
         return self
 
     def __exit__(self, *error: object) -> None:
         self.bar.stop()
+        output.expendable = False
 
     def began(self, task: Task, parts: Splits, model: Decoder) -> None:
         for text in parts.train.notes:
@@ -195,11 +212,22 @@ class Training(Reporter):
         say(f"{sizes[0]:,} to train on, {sizes[1]:,} to validate, {sizes[2]:,} to test")
         counts(model)
 
+    def planned(self, plan: Plan) -> None:
+        free = "" if plan.free is None else f", of {gigabytes(plan.free)} free"
+        needed = f"about {gigabytes(plan.memory)} of memory beside the model"
+        say(f"{plan.steps:,} steps on {plan.tokens:,} tokens; {needed}{free}")
+
     def note(self, text: str) -> None:
         say(text)
 
     def stepped(self, step: Step) -> None:
-        self.loss += max(0.05, 1 / step.step) * (step.loss - self.loss)
+        self.seen += 1
+        if self.seen == 1:
+            self.first = time.monotonic()  # the first step also prepares things
+        if self.seen == MEASURED and step.step < step.steps:
+            seconds = (time.monotonic() - self.first) / (MEASURED - 1) * (step.steps - step.step)
+            say(f"step {step.step:,} of {step.steps:,}: about {_duration(seconds)} left, without validation")
+        self.loss += max(0.05, 1 / self.seen) * (step.loss - self.loss)
         self.bar.update(self.row, total=step.steps, completed=step.step, now=f"loss {self.loss:.3f}")
 
     def validated(self, epoch: int, step: int, score: Score, best: bool) -> None:

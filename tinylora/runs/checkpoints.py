@@ -39,7 +39,9 @@ class Checkpoints:
 
     def save(self, arrays: dict[str, np.ndarray], numbers: dict[str, Any]) -> Path:
         """Write a checkpoint. Raises OSError that names the file, and then leaves the earlier ones as they are."""
-        self.folder.mkdir(exist_ok=True)
+        if not self.folder.is_dir():
+            self.folder.mkdir()
+            safetensors.sync_folder(self.folder.parent)
         payload = self.folder / f"{1 + max(map(_number, self._all()), default=0):06}.safetensors"
         half = sorted(name for name, array in arrays.items() if array.dtype == backend.bfloat16)
         ready = {name: array.view(np.uint16) if name in half else array for name, array in arrays.items()}

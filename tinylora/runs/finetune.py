@@ -14,19 +14,25 @@ from tinylora.models.decoder import Decoder
 from tinylora.models.source import ModelSource
 from tinylora.runs.lock import FolderError
 from tinylora.runs.open_run import OpenRun, Saver
-from tinylora.runs.provenance import differences, files_of, recipe_in, versions
+from tinylora.runs.provenance import differences, files_of, recipe_in, surroundings
 from tinylora.runs.recipe import Recipe
 from tinylora.runs.run import Run
-from tinylora.runs.run_folder import BITS, CONFIG, load_finetuned, save_result
+from tinylora.runs.run_folder import BITS, CONFIG, load_finetuned, save_result, to_resume
 from tinylora.runs.signals import InterruptedRunError, Signals
 from tinylora.tasks import TASKS
 from tinylora.tasks.examples import Splits
 from tinylora.tasks.guess import guess_task
 from tinylora.tasks.task import Task
 from tinylora.training.loop import Trainer
+from tinylora.training.memory import check, weights_need
 from tinylora.training.recompute import checkpoint_modules
 from tinylora.training.report import Reporter, Reporters
-from tinylora.training.state import TrainState
+
+SMALLER = (
+    "try a smaller batch_size and a larger accumulate (their product decides the result), a smaller max_length, or "
+    "checkpoint, which computes activations again"
+)
+OTHER = "try a smaller model"
 
 
 def finetune(
@@ -69,7 +75,7 @@ def _run(recipe: Recipe, folder: Path, reporter: Reporter, resume: bool) -> Run:
             with OpenRun(folder, resume) as run:
                 return _go_on(run, recipe, reporter, signals)
         except InterruptedRunError as error:
-            again = f"`tinylora resume {folder}` goes on" if folder.is_dir() else "nothing was written"
+            again = f"{to_resume(folder)} goes on" if folder.is_dir() else "nothing was written"
             raise InterruptedRunError(f"interrupted: {again}", error.signal) from None
 
 
@@ -78,15 +84,18 @@ def _go_on(run: OpenRun, recipe: Recipe, reporter: Reporter, signals: Signals) -
     if run.resumed:
         if different := differences(run.about, recipe, files):
             raise FolderError(f"{run.folder} was begun with other arguments: {'; '.join(different)}")
+        if run.over and run.about["status"] == "failed":
+            raise FolderError(f"{run.folder} has failed: {run.about['reason']}; begin anew in another folder")
         if run.over:
             reporter.note(f"{run.folder} is finished: there is nothing to go on with")
             run.checkpoints.remove()  # left if it was killed in its last moment
             return Run.load(run.folder)
-        if (now := versions()) != (then := run.about.get("versions")):
-            reporter.note(f"the run was begun with other versions, and may end with other bytes: {then} then, {now} now")
+        for name, now in surroundings().items():
+            if (then := run.about.get(name)) != now:
+                reporter.note(f"{name}: {then} when the run was begun, {now} now: the result may differ in its last bits")
     run.start(
-        model=recipe.base, recipe=dataclasses.asdict(recipe), files=files, versions=versions(),
-        device=str(backend.default_device()),
+        model=recipe.base, recipe=dataclasses.asdict(recipe), files=files, device=str(backend.default_device()),
+        **surroundings(),
     )  # fmt: skip
     prepared = _prepare(recipe)
     source, net, work, parts, lora = prepared
@@ -109,6 +118,9 @@ def _go_on(run: OpenRun, recipe: Recipe, reporter: Reporter, signals: Signals) -
     if found:
         trainer.state.load_state_dict(found.arrays, found.numbers)
         reporter.note(f"going on after step {trainer.state.step:,} of {trainer.steps:,}")
+    plan = trainer.plan(recipe.checkpoint)
+    reporter.planned(plan)
+    check(plan.memory, backend.default_device(), "this training", SMALLER)
     saver = Saver(run, recipe.save_every, signals)
     failure = None
     try:
@@ -119,7 +131,7 @@ def _go_on(run: OpenRun, recipe: Recipe, reporter: Reporter, signals: Signals) -
             raise
         failure = f"{error}; the best state before, of epoch {trainer.state.best.epoch}, is kept"
         reporter.note(failure)
-    return _finish(run, recipe, prepared, trainer.state, both, failure)
+    return _finish(run, recipe, prepared, trainer, both, failure)
 
 
 class Prepared(NamedTuple):
@@ -141,6 +153,8 @@ def _prepare(recipe: Recipe) -> Prepared:
         source, net, lora = _adapted(recipe, options)
     else:
         source, lora = ModelSource.open(recipe.model), recipe.lora
+        weights = weights_need(source.family.model, source.config)
+        check(weights, backend.default_device(), f"{recipe.model} in float32", OTHER)
         net = source.model()
     length = min(recipe.max_length or net.cfg.context_length, net.cfg.context_length)
     work = kind.of(source, length, **options)
@@ -177,18 +191,19 @@ def _adapted(recipe: Recipe, options: dict[str, Any]) -> tuple[ModelSource, Deco
 
 
 def _finish(
-    run: OpenRun, recipe: Recipe, prepared: Prepared, state: TrainState, reporter: Reporter, failure: str | None
+    run: OpenRun, recipe: Recipe, prepared: Prepared, trainer: Trainer, reporter: Reporter, failure: str | None
 ) -> Run:
     """Measure the best state, which is in the model, and write it."""
-    source, net, work, parts, lora = prepared
-    if state.best.step < state.step and not failure:
-        reporter.note(f"kept: the state after epoch {state.best.epoch}, step {state.best.step:,}, the best of all validated")
+    (source, net, work, parts, lora), state = prepared, trainer.state
+    if not failure:
+        which = "the last and the best" if state.best.step == state.step else "better than those after it"
+        reporter.note(f"kept: the state after epoch {state.best.epoch}, step {state.best.step:,}, {which}")
     score = work.evaluate(net, parts.test)
     reporter.tested(score)
     config = pissa_to_lora(net, lora) if lora.variant == "pissa" else lora
     save_result(run.folder, source, net, config, recipe.bits)
     best = {"epoch": state.best.epoch, "step": state.best.step}
-    trained = {"epochs": state.epoch, "steps": state.step}
+    trained = {"epochs": state.epoch, "steps": state.step, "planned_steps": trainer.steps}
     ended = {"status": "failed", "reason": failure} if failure else {"status": "finished"}
     run.finish(**ended, best=best, trained=trained, test=score.as_dict())
     if failure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 from typing import IO
@@ -23,11 +24,9 @@ class Lock:
         self.path = path
         while True:
             self._file = path.open("a+b")
-            try:
-                _lock(self._file)
-            except OSError:
+            if not _locked(self._file):
                 self._file.close()
-                raise FolderError(f"{path.parent} is in use by another run{_owner(path)}: give another folder") from None
+                raise FolderError(f"{path.parent} is in use by another run{_owner(path)}: give another folder")
             if _is_at(self._file, path):
                 break
             self._file.close()  # removed by its holder after it was opened here: a lock on it excludes nobody
@@ -51,11 +50,16 @@ def in_use(path: Path) -> bool:
     except OSError:
         return False
     with file:
-        try:
-            _lock(file)
-        except OSError:
-            return True
-    return False
+        return not _locked(file)
+
+
+def _locked(file: IO[bytes]) -> bool:
+    """Lock a file, unless another holds a lock on it. True as well where the file system has no locks."""
+    try:
+        _lock(file)
+    except OSError as error:
+        return error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+    return True
 
 
 def _owner(path: Path) -> str:

@@ -13,25 +13,30 @@ import numpy as np
 
 import tinylora
 from tinylora import backend
+from tinylora.adapters import peft
 from tinylora.formats import LoadError
+from tinylora.kernels.cpu.threads import get_num_threads
 from tinylora.runs.recipe import Recipe
-from tinylora.runs.run_folder import CONFIG
+from tinylora.runs.run_folder import ADAPTER, CONFIG
 
-FILES = ("data", "valid", "test")  # the fields of a Recipe that name files of examples
+FILES = ("data", "valid", "test", "adapter")  # the fields of a Recipe that name files
 NOT_COMPARED = {*FILES, "model", "save_every"}  # by hash; by absolute path; changes no result
 
 
-def versions() -> dict[str, str]:
-    return {"tinylora": tinylora.__version__, "numpy": np.__version__, "python": platform.python_version()}
+def surroundings() -> dict[str, Any]:
+    """Versions and the number of threads, with which rounding may change."""
+    found = {"tinylora": tinylora.__version__, "numpy": np.__version__, "python": platform.python_version()}
+    return {"versions": found, "threads": get_num_threads()}
 
 
 def files_of(recipe: Recipe) -> dict[str, dict[str, str]]:
-    """Absolute path and SHA-256 of each file of examples."""
+    """Absolute path and SHA-256 of each file of examples, and of the adapter to go on from."""
     given = {name: Path(path) for name in FILES if (path := getattr(recipe, name)) is not None}
     return {name: {"path": str(path.absolute()), "sha256": _digest(path)} for name, path in given.items()}
 
 
 def _digest(path: Path) -> str:
+    path = next((path / name for name in (ADAPTER, peft.WEIGHTS) if (path / name).is_file()), path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

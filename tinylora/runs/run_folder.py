@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tinylora.adapters import LoRAConfig, load_adapter, merge_and_unload, read_adapter, save_adapter
 from tinylora.adapters.peft.load import is_peft, read_peft
 from tinylora.adapters.variants import Int8Linear, NF4Linear, QuantizedLinear, quantize
-from tinylora.formats import LoadError, MissingFileError, shards, strict_json
+from tinylora.formats import LoadError, MissingFileError, safetensors, shards, strict_json
 from tinylora.lora import lora_modules
 from tinylora.models.decoder import Decoder
 from tinylora.models.source import ModelSource
-from tinylora.runs.lock import FolderError, in_use
+from tinylora.runs.lock import FolderError, Lock, in_use
 
 ADAPTER, CONFIG, METRICS = RUN_FILES = ("adapter.safetensors", "config.json", "metrics.jsonl")
 BITS: dict[int, type[QuantizedLinear]] = {8: Int8Linear, 4: NF4Linear}  # how a base is quantised
@@ -26,7 +31,7 @@ def check_output(folder: Path) -> None:
         raise FolderError(f"{folder} is a file: give the name of a folder")
     if unfinished(folder):
         raise FolderError(
-            f"{folder} is not empty: it holds a run that is not finished; `tinylora resume {folder}` goes on with it, "
+            f"{folder} is not empty: it holds a run that is not finished; {to_resume(folder)} goes on with it, "
             "or give another folder"
         )
     if folder.is_dir() and any(folder.iterdir()):
@@ -46,6 +51,22 @@ def unfinished(folder: Path) -> str:
     return "" if over else str(status)
 
 
+def to_resume(folder: str | Path) -> str:
+    """The command that goes on with a run."""
+    return f"`tinylora resume {shlex.quote(str(folder))}`"
+
+
+def remove_run(folder: Path) -> None:
+    """Remove the files of a run, finished or not, from a folder. Raises FolderError if it is in use."""
+    if not (folder / LOCK).exists() and not (folder / CONFIG).exists():
+        return
+    lock = Lock(folder / LOCK)
+    for name in RUN_FILES:
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    lock.release()
+
+
 def save_result(folder: Path, source: ModelSource, model: Decoder, config: LoRAConfig, bits: int | None) -> None:
     """Write the adapter of `model`, opened from `source`; in its metadata the base's name and `bits`, and the labels."""
     path = folder if source.adapter_format == "peft" else folder / ADAPTER
@@ -62,7 +83,7 @@ def adapter_file(path: str | Path) -> Path:
         if in_use(Path(path) / LOCK):
             raise LoadError(f"{path}: this run is still going on")
         how = "interrupted" if status == "interrupted" else "not finished"
-        raise LoadError(f"{path}: this run is {how}: `tinylora resume {path}` goes on with it")
+        raise LoadError(f"{path}: this run is {how}: {to_resume(path)} goes on with it")
     return Path(path) / ADAPTER if Path(path).is_dir() and not is_peft(path) else Path(path)
 
 
@@ -136,7 +157,7 @@ def load_language_model(name: str | None, adapter: str | None = None, default: s
     Without a name it is the adapter's base, else the default. A classifier's head in the adapter is left out. Raises
     LoadError for a model that does not score tokens.
     """
-    if name and not adapter and (is_peft(name) or (Path(name) / ADAPTER).is_file()):
+    if name and not adapter and (is_peft(name) or (Path(name) / ADAPTER).is_file() or unfinished(Path(name))):
         name, adapter = None, name
     about = read_about(adapter_file(adapter)) if adapter else {}
     source = _base_of(Path(adapter), about, name) if adapter else ModelSource.open(name or default)
@@ -154,4 +175,28 @@ def save_merged(path: str | Path, out: Path, base: str | None = None) -> None:
     if not any(lora_modules(model)):
         raise ValueError(f"{path}: there is no LoRA in this model, or it is merged already")
     merge_and_unload(model)
-    source.save_merged(model, out)
+    with _all_or_nothing(out) as folder:
+        source.save_merged(model, folder)
+
+
+@contextlib.contextmanager
+def _all_or_nothing(out: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes the new or empty folder `out` if the block succeeds."""
+    made = [path for path in out.absolute().parents if not path.exists()]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    name = f".{out.name}."
+    folder = out if out.is_dir() else Path(tempfile.mkdtemp(dir=out.parent, prefix=name, suffix=safetensors.TEMPORARY))
+    try:
+        yield folder
+        if folder is not out:
+            folder.chmod(0o755)
+            folder.rename(out)
+            safetensors.sync_folder(out.parent)
+    except BaseException as error:
+        for file in folder.iterdir():
+            file.unlink()
+        for path in [folder, *made] if folder is not out else []:
+            path.rmdir()
+        if isinstance(error, OSError) and error.errno and Path(error.filename or "").parent == folder:
+            raise OSError(error.errno, error.strerror, str(out / Path(error.filename).name)) from None
+        raise

@@ -20,7 +20,8 @@ from tinylora.tensor import Tensor
 from tinylora.torch_api.promote import tensor
 from tinylora.torch_api.shaping import stack
 from tinylora.training.cuda import can_capture, capture
-from tinylora.training.report import Reporter, Step
+from tinylora.training.memory import Batch, free_memory, training_need
+from tinylora.training.report import Plan, Reporter, Step
 from tinylora.training.schedule import DECAYS, learning_rate
 from tinylora.training.state import TrainState
 
@@ -105,6 +106,15 @@ class Trainer:
     def steps(self) -> int:
         """Steps of all epochs."""
         return self.config.epochs * self.steps_per_epoch
+
+    def plan(self, recomputed: bool = False) -> Plan:
+        """What training takes. `recomputed`: the model's blocks are checkpointed."""
+        batches = [[self.encoded[i] for i in part] for step in self._steps_of(1) for part in step]
+        sizes = [Batch(len(b), max(len(e.ids) for e in b), sum(self.task.weight(e.targets) for e in b)) for b in batches]
+        largest = max(sizes, key=lambda size: (size.rows * size.length, size.predicted))
+        where = self.optimizer.parameters()[0].device
+        need = training_need(self.model, largest, recomputed)
+        return Plan(self.steps, self.config.epochs * sum(len(e.ids) for e in self.encoded), need.total, free_memory(where))
 
     def run(
         self,

@@ -26,11 +26,24 @@ class Step:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What training takes: steps and tokens of all epochs, about so many bytes beside the model, and the bytes free."""
+
+    steps: int
+    tokens: int
+    memory: int
+    free: int | None
+
+
 class Reporter:
     """Its methods are called as a run goes on. Each does nothing: define those of interest."""
 
     def began(self, task: Task, parts: Splits, model: Decoder) -> None:
         """Before the first step: the examples are read, and the model is ready."""
+
+    def planned(self, plan: Plan) -> None:
+        """After `began`, when it is known how much work it is."""
 
     def note(self, text: str) -> None:
         """A sentence for the user."""
@@ -54,6 +67,10 @@ class Reporters(Reporter):
     def began(self, task: Task, parts: Splits, model: Decoder) -> None:
         for reporter in self.reporters:
             reporter.began(task, parts, model)
+
+    def planned(self, plan: Plan) -> None:
+        for reporter in self.reporters:
+            reporter.planned(plan)
 
     def note(self, text: str) -> None:
         for reporter in self.reporters:
