@@ -160,6 +160,10 @@ class TensorMethods(Operators, InPlaceMethods):
     hardshrink = activations.hardshrink
     prelu = activations.prelu
 
+    def where(self: Any, condition: Tensor, other: Any) -> Tensor:
+        """The elements of this tensor where condition is true, else those of other."""
+        return elementwise.where(condition, self, other)
+
     @property
     def T(self: Any) -> Tensor:
         """All axes in reverse order."""
@@ -198,6 +202,7 @@ class TensorMethods(Operators, InPlaceMethods):
     atan = scientific.atan
     atan2 = scientific.atan2
     atanh = scientific.atanh
+    copysign = scientific.copysign
     cosh = scientific.cosh
     deg2rad = scientific.deg2rad
     erfc = scientific.erfc
@@ -205,22 +210,30 @@ class TensorMethods(Operators, InPlaceMethods):
     exp2 = scientific.exp2
     expm1 = scientific.expm1
     fix = scientific.fix
+    float_power = scientific.float_power
+    fmax = scientific.fmax
+    fmin = scientific.fmin
     fmod = scientific.fmod
     frac = scientific.frac
+    heaviside = scientific.heaviside
     hypot = scientific.hypot
+    ldexp = scientific.ldexp
     lerp = scientific.lerp
     log10 = scientific.log10
     log1p = scientific.log1p
     log2 = scientific.log2
     logaddexp = scientific.logaddexp
+    logaddexp2 = scientific.logaddexp2
     logit = scientific.logit
     nan_to_num = scientific.nan_to_num
+    positive = scientific.positive
     rad2deg = scientific.rad2deg
     reciprocal = scientific.reciprocal
     sinh = scientific.sinh
     square = scientific.square
     tan = scientific.tan
     trunc = scientific.trunc
+    xlogy = scientific.xlogy
 
     # comparison.py
     bitwise_left_shift = comparison.bitwise_left_shift
@@ -248,6 +261,7 @@ class TensorMethods(Operators, InPlaceMethods):
     ger = products.ger
     inner = products.inner
     kron = products.kron
+    matrix_power = products.matrix_power
     mm = products.mm
     mv = products.mv
     outer = products.outer
@@ -255,6 +269,10 @@ class TensorMethods(Operators, InPlaceMethods):
 
     # shaping.py
     argmin = shaping.argmin
+    msort = shaping.msort
+    ravel = shaping.ravel
+    reshape_as = shaping.reshape_as
+    split_with_sizes = shaping.split_with_sizes
     swapaxes = shaping.swapaxes
     swapdims = shaping.swapdims
 
@@ -283,6 +301,7 @@ class TensorMethods(Operators, InPlaceMethods):
     trace = diagonals.trace
 
     # joining.py
+    dsplit = joining.dsplit
     hsplit = joining.hsplit
     tensor_split = joining.tensor_split
     vsplit = joining.vsplit
@@ -290,8 +309,12 @@ class TensorMethods(Operators, InPlaceMethods):
     # statistics.py
     aminmax = statistics.aminmax
     bincount = statistics.bincount
+    corrcoef = statistics.corrcoef
     count_nonzero = statistics.count_nonzero
+    cov = statistics.cov
+    dist = statistics.dist
     histc = statistics.histc
+    kthvalue = statistics.kthvalue
     logsumexp = statistics.logsumexp
     median = statistics.median
     nanmean = statistics.nanmean
@@ -299,23 +322,29 @@ class TensorMethods(Operators, InPlaceMethods):
     norm = statistics.norm
     quantile = statistics.quantile
     unique = statistics.unique
+    unique_consecutive = statistics.unique_consecutive
 
     # scans.py
     cummax = scans.cummax
     cummin = scans.cummin
     cumprod = scans.cumprod
     diff = scans.diff
+    logcumsumexp = scans.logcumsumexp
 
     # scattering.py
     argwhere = scattering.argwhere
+    diagonal_scatter = scattering.diagonal_scatter
     index_add = scattering.index_add
     index_copy = scattering.index_copy
     index_fill = scattering.index_fill
+    index_put = scattering.index_put
     masked_scatter = scattering.masked_scatter
     masked_select = scattering.masked_select
     nonzero = scattering.nonzero
     scatter = scattering.scatter
     scatter_reduce = scattering.scatter_reduce
+    select_scatter = scattering.select_scatter
+    slice_scatter = scattering.slice_scatter
     take = scattering.take
     take_along_dim = scattering.take_along_dim
 
