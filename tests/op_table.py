@@ -482,6 +482,7 @@ ROWS: dict[str, st.SearchStrategy[Call]] = {
     "cat": cat(),
     "clamp": clamp(),  # kinks at the limits, all integers
     "clip_norm": clip_norm(),
+    "copysign": binary(off_integers, positive, left=numbers(0.5, 2.0), right=numbers(0.5, 2.0)),  # kink at 0
     "cos": unary(),
     "cosh": unary(),
     "cross_entropy": cross_entropy(),
@@ -519,6 +520,7 @@ ROWS: dict[str, st.SearchStrategy[Call]] = {
     "log2": unary(positive),
     "log_softmax": along(elements=uniform(-5.0, 5.0)),
     "logaddexp": binary(),
+    "logcumsumexp": along(elements=uniform(-5.0, 5.0)),
     "logsumexp": logsumexp(),
     "dropout_lora_linear": dropout_lora_linear(),
     "lora_linear": lora_linear(),

@@ -33,6 +33,7 @@ from tinylora.torch_api import (
     shaping,
     statistics,
 )
+from tinylora.torch_api.in_place_methods import InPlaceMethods
 from tinylora.torch_api.methods import TensorMethods
 from tinylora.torch_api.operators import Operators
 
@@ -117,7 +118,7 @@ def test_a_function_of_pytorchs_name_is_found_where_pytorch_has_it(module):
 
 
 # ------------------------------------------------------------------------------------ methods
-@pytest.mark.parametrize("holder", [Operators, TensorMethods])
+@pytest.mark.parametrize("holder", [Operators, InPlaceMethods, TensorMethods])
 def test_tensor_has_every_method_of_its_mixins(holder):
     names = [n for n, m in vars(holder).items() if callable(m) or isinstance(m, property)]
     assert names

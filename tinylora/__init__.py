@@ -27,9 +27,10 @@ from tinylora.torch_api.functional import abs, add, amax, amin, clamp, cos, cums
 from tinylora.torch_api.functional import masked_fill, matmul, maximum, mean, minimum, mul, neg, pow, prod, relu, rsqrt
 from tinylora.torch_api.functional import sigmoid, sin, softmax, sqrt, std, sub, sum, tanh, var, where
 from tinylora.torch_api.promote import result_type
-from tinylora.torch_api.shaping import argmax, argsort, cat, chunk, flatten, gather, index_select, max, min, permute
-from tinylora.torch_api.shaping import reshape, scatter_add, sort, split, squeeze, stack, topk, transpose, tril, triu, unbind
-from tinylora.torch_api.shaping import unsqueeze
+from tinylora.torch_api.shaping import argmax, argmin, argsort, cat, chunk, concat, concatenate, flatten, gather
+from tinylora.torch_api.shaping import index_select, max, min, msort, permute, ravel, reshape, scatter_add, sort, split
+from tinylora.torch_api.shaping import split_with_sizes, squeeze, stack, swapaxes, swapdims, t, topk, transpose, tril
+from tinylora.torch_api.shaping import triu, unbind, unsqueeze
 from tinylora.torch_api.comparison import bitwise_and, bitwise_left_shift, bitwise_not, bitwise_or, bitwise_right_shift
 from tinylora.torch_api.comparison import bitwise_xor, floor_divide, greater, greater_equal, isclose, isin, isneginf
 from tinylora.torch_api.comparison import isposinf, less, less_equal, logical_xor, not_equal, remainder, signbit
@@ -38,26 +39,28 @@ from tinylora.torch_api.diagonals import triu_indices
 from tinylora.torch_api.distances import cdist, cosine_similarity, pairwise_distance
 from tinylora.torch_api.elementwise import absolute, clamp_max, clamp_min, clip, divide, multiply, negative, rsub
 from tinylora.torch_api.elementwise import subtract, true_divide
-from tinylora.torch_api.joining import atleast_1d, atleast_2d, atleast_3d, column_stack, dstack, hsplit, hstack, row_stack
-from tinylora.torch_api.joining import tensor_split, vsplit, vstack
+from tinylora.torch_api.joining import atleast_1d, atleast_2d, atleast_3d, column_stack, dsplit, dstack, hsplit, hstack
+from tinylora.torch_api.joining import row_stack, tensor_split, vsplit, vstack
 from tinylora.torch_api.activations import celu, hardshrink, prelu, selu
 from tinylora.torch_api.new import as_tensor, linspace, logspace, normal, randint_like, scalar_tensor
-from tinylora.torch_api.products import addbmm, addmm, addmv, addr, baddbmm, bmm, cross, dot, ger, inner, kron, mm, mv
-from tinylora.torch_api.products import outer, tensordot, vdot
+from tinylora.torch_api.products import addbmm, addmm, addmv, addr, baddbmm, bmm, cross, dot, ger, inner, kron
+from tinylora.torch_api.products import matrix_power, mm, mv, outer, tensordot, vdot
 from tinylora.torch_api.rearranging import broadcast_shapes, broadcast_tensors, broadcast_to, cartesian_prod, flip, fliplr
 from tinylora.torch_api.rearranging import flipud, meshgrid, moveaxis, movedim, narrow, repeat_interleave, roll, rot90
 from tinylora.torch_api.rearranging import select, tile, unflatten
 from tinylora.torch_api.sampling import bernoulli, multinomial, randperm
-from tinylora.torch_api.scans import cummax, cummin, cumprod, diff
-from tinylora.torch_api.scattering import argwhere, index_add, index_copy, index_fill, masked_scatter, masked_select
-from tinylora.torch_api.scattering import nonzero, scatter, scatter_reduce, take, take_along_dim
+from tinylora.torch_api.scans import cummax, cummin, cumprod, diff, logcumsumexp
+from tinylora.torch_api.scattering import argwhere, diagonal_scatter, index_add, index_copy, index_fill, index_put
+from tinylora.torch_api.scattering import masked_scatter, masked_select, nonzero, scatter, scatter_reduce, select_scatter
+from tinylora.torch_api.scattering import slice_scatter, take, take_along_dim
 from tinylora.torch_api.scientific import acos, acosh, addcdiv, addcmul, arccos, arccosh, arcsin, arcsinh, arctan, arctan2
-from tinylora.torch_api.scientific import arctanh, asin, asinh, atan, atan2, atanh, cosh, deg2rad, erfc, erfinv, exp2
-from tinylora.torch_api.scientific import expm1, fix, fmod, frac, hypot, lerp, log10, log1p, log2, logaddexp, logit
-from tinylora.torch_api.scientific import nan_to_num, rad2deg, reciprocal, sinh, square, tan, trunc
-from tinylora.torch_api.shaping import argmin, concat, concatenate, swapaxes, swapdims, t
-from tinylora.torch_api.statistics import aminmax, bincount, bucketize, count_nonzero, histc, logsumexp, median, nanmean
-from tinylora.torch_api.statistics import nansum, norm, quantile, searchsorted, std_mean, unique, var_mean
+from tinylora.torch_api.scientific import arctanh, asin, asinh, atan, atan2, atanh, copysign, cosh, deg2rad, erfc, erfinv
+from tinylora.torch_api.scientific import exp2, expm1, fix, float_power, fmax, fmin, fmod, frac, heaviside, hypot, ldexp
+from tinylora.torch_api.scientific import lerp, log10, log1p, log2, logaddexp, logaddexp2, logit, nan_to_num, positive
+from tinylora.torch_api.scientific import rad2deg, reciprocal, sinh, square, tan, trunc, xlogy
+from tinylora.torch_api.statistics import aminmax, bincount, bucketize, corrcoef, count_nonzero, cov, dist, histc
+from tinylora.torch_api.statistics import kthvalue, logsumexp, median, nanmean, nansum, norm, quantile, searchsorted
+from tinylora.torch_api.statistics import std_mean, unique, unique_consecutive, var_mean
 from tinylora.torch_api import linalg
 from tinylora.training.recompute import checkpoint
 from math import e, inf, nan, pi
@@ -127,35 +130,37 @@ __all__ = [
     "absolute", "clamp_max", "clamp_min", "clip", "divide", "multiply", "negative", "rsub", "square", "subtract",
     "true_divide",
     # stacking and splitting
-    "atleast_1d", "atleast_2d", "atleast_3d", "column_stack", "dstack", "hsplit", "hstack", "row_stack", "tensor_split",
-    "vsplit", "vstack",
+    "atleast_1d", "atleast_2d", "atleast_3d", "column_stack", "dsplit", "dstack", "hsplit", "hstack", "row_stack",
+    "tensor_split", "vsplit", "vstack",
     # activations
     "celu", "hardshrink", "prelu", "selu",
     # ranges, and from others
     "as_tensor", "linspace", "logspace", "normal", "randint_like", "scalar_tensor",
     # products of vectors and matrices
-    "addbmm", "addmm", "addmv", "addr", "baddbmm", "bmm", "cross", "dot", "ger", "inner", "kron", "mm", "mv", "outer",
-    "tensordot", "vdot",
+    "addbmm", "addmm", "addmv", "addr", "baddbmm", "bmm", "cross", "dot", "ger", "inner", "kron", "matrix_power", "mm",
+    "mv", "outer", "tensordot", "vdot",
     # repeating, reversing, rotating
     "broadcast_shapes", "broadcast_tensors", "broadcast_to", "cartesian_prod", "flip", "fliplr", "flipud", "meshgrid",
     "moveaxis", "movedim", "narrow", "repeat_interleave", "roll", "rot90", "select", "tile", "unflatten",
     # random choices
     "bernoulli", "multinomial", "randperm",
     # running products and maxima
-    "cummax", "cummin", "cumprod", "diff",
+    "cummax", "cummin", "cumprod", "diff", "logcumsumexp",
     # by index and mask
-    "argwhere", "index_add", "index_copy", "index_fill", "masked_scatter", "masked_select", "nonzero", "scatter",
-    "scatter_reduce", "take", "take_along_dim",
+    "argwhere", "diagonal_scatter", "index_add", "index_copy", "index_fill", "index_put", "masked_scatter",
+    "masked_select", "nonzero", "scatter", "scatter_reduce", "select_scatter", "slice_scatter", "take", "take_along_dim",
     # powers, logarithms, angles
     "acos", "acosh", "addcdiv", "addcmul", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2", "arctanh",
-    "asin", "asinh", "atan", "atan2", "atanh", "cosh", "deg2rad", "erfc", "erfinv", "exp2", "expm1", "fix", "fmod",
-    "frac", "hypot", "lerp", "log10", "log1p", "log2", "logaddexp", "logit", "nan_to_num", "rad2deg", "reciprocal",
-    "sinh", "tan", "trunc",
+    "asin", "asinh", "atan", "atan2", "atanh", "copysign", "cosh", "deg2rad", "erfc", "erfinv", "exp2", "expm1", "fix",
+    "float_power", "fmax", "fmin", "fmod", "frac", "heaviside", "hypot", "ldexp", "lerp", "log10", "log1p", "log2",
+    "logaddexp", "logaddexp2", "logit", "nan_to_num", "positive", "rad2deg", "reciprocal", "sinh", "tan", "trunc",
+    "xlogy",
     # more shapes
-    "argmin", "concat", "concatenate", "swapaxes", "swapdims", "t",
+    "argmin", "concat", "concatenate", "msort", "ravel", "split_with_sizes", "swapaxes", "swapdims", "t",
     # norms, medians, counts
-    "aminmax", "bincount", "bucketize", "count_nonzero", "histc", "logsumexp", "median", "nanmean", "nansum", "norm",
-    "quantile", "searchsorted", "std_mean", "unique", "var_mean",
+    "aminmax", "bincount", "bucketize", "corrcoef", "count_nonzero", "cov", "dist", "histc", "kthvalue", "logsumexp",
+    "median", "nanmean", "nansum", "norm", "quantile", "searchsorted", "std_mean", "unique", "unique_consecutive",
+    "var_mean",
     "__version__",
 ]  # fmt: skip
 

@@ -14,3 +14,5 @@ from tinylora.torch_api.network import dropout, embedding, layer_norm, linear, l
 from tinylora.torch_api.network import scaled_dot_product_attention
 from tinylora.torch_api.rearranging import pad
 from tinylora.torch_api.scattering import one_hot
+from tinylora.torch_api.losses import gaussian_nll_loss, hinge_embedding_loss, poisson_nll_loss
+from tinylora.torch_api.normalization import batch_norm, group_norm

@@ -17,7 +17,7 @@ from tinylora.ops.quantized import nf4_weight, quantized_linear
 from tinylora.ops.rearrange import diag_embed, diagonal, flip, pad, roll, scatter, scatter_reduce, unfold
 from tinylora.ops.reduce import amax, amin, cumsum, mean, prod, std, sum, var
 from tinylora.ops.rotary import rope
-from tinylora.ops.rounding import fmod, quotient, trunc
-from tinylora.ops.scans import cumprod
+from tinylora.ops.rounding import copysign, fmod, quotient, trunc
+from tinylora.ops.scans import cumprod, logcumsumexp
 from tinylora.ops.shape import cat, expand, gather, getitem, permute, reshape, scatter_add, setitem, tril, triu
 from tinylora.ops.trigonometry import acos, acosh, asin, asinh, atan, atan2, atanh, cosh, hypot, sinh, tan

@@ -1,4 +1,4 @@
-"""Rounding towards 0, and what it leaves of a division."""
+"""Rounding towards 0, what a division leaves, and signs."""
 
 from __future__ import annotations
 
@@ -24,3 +24,10 @@ def quotient(xp, a, b, towards_zero):
 def fmod(xp, a, b):
     """y = a - trunc(a/b) b, with the sign of a;  dy/da = 1, dy/db = -trunc(a/b)."""
     return xp.fmod(a, b), (lambda g: g, lambda g: -g * xp.trunc(a / b))
+
+
+@op
+def copysign(xp, a, b):
+    """y = |a| with the sign of b;  dy/da = y / a, 0 where a = 0;  dy/db = 0."""
+    y = xp.copysign(a, b)
+    return y, (lambda g: g * xp.sign(a) * xp.sign(y), xp.zeros_like)

@@ -97,4 +97,9 @@ def vsplit(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
     return _split_evenly("vsplit", input, indices_or_sections, 0)
 
 
+def dsplit(input: Tensor, indices_or_sections: Any) -> tuple[Tensor, ...]:
+    """Equal pieces, or pieces that end at indices, of the third axis."""
+    return _split_evenly("dsplit", input, indices_or_sections, 2)
+
+
 row_stack = vstack  # NumPy's name

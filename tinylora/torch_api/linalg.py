@@ -11,10 +11,10 @@ from tinylora.tensor import Tensor
 from tinylora.torch_api.diagonals import diagonal as _diagonal
 from tinylora.torch_api.elementwise import mul
 from tinylora.torch_api.functional import Dim, matmul, sum
-from tinylora.torch_api.products import cross
+from tinylora.torch_api.products import cross, matrix_power, multi_dot
 from tinylora.torch_api.statistics import matrix_norm, vector_norm
 
-__all__ = ["cross", "diagonal", "matmul", "matrix_norm", "norm", "vecdot", "vector_norm"]
+__all__ = ["cross", "diagonal", "matmul", "matrix_norm", "matrix_power", "multi_dot", "norm", "vecdot", "vector_norm"]
 
 
 def norm(A: Tensor, ord: Any = None, dim: Dim = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:

@@ -306,6 +306,49 @@ def soft_margin_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") 
     return _reduced("soft_margin_loss", softplus(neg(mul(target, input)), threshold=math.inf), reduction)
 
 
+def hinge_embedding_loss(input: Tensor, target: Tensor, margin: float = 1.0, *, reduction: str = "mean") -> Tensor:
+    """x where target = 1, max(0, margin - x) where target = -1."""
+    zero = mul(input, 0.0)
+    losses = add(where(target != 1, maximum(sub(margin, input), 0.0), zero), where(target != -1, input, zero))
+    return _reduced("hinge_embedding_loss", losses, reduction)
+
+
+def gaussian_nll_loss(
+    input: Tensor, target: Tensor, var: Any, full: bool = False, eps: float = 1e-6, *, reduction: str = "mean"
+) -> Tensor:
+    """½ (ln v + (input - target)² / v), v = max(var, eps), whose limit has no gradient; plus ½ ln 2π with full=True."""
+    v = var if isinstance(var, Tensor) else input.new_full(input.shape, var)
+    if v.shape != input.shape:
+        if input.shape[:-1] == v.shape:
+            v = unsqueeze(v, -1)
+        elif input.shape[:-1] != v.shape[:-1] or v.shape[-1] != 1:
+            raise ValueError(f"gaussian_nll_loss: var of shape {v.shape} does not fit an input of shape {input.shape}")
+    if (v.array < 0).any():
+        raise ValueError("gaussian_nll_loss: var has a number below 0")
+    v = add(v, maximum(sub(eps, v.detach()), 0.0))
+    d = sub(input, target)
+    losses = mul(add(log(v), div(mul(d, d), v)), 0.5)
+    return _reduced("gaussian_nll_loss", add(losses, 0.5 * math.log(2 * math.pi)) if full else losses, reduction)
+
+
+def poisson_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    log_input: bool = True,
+    full: bool = False,
+    eps: float = 1e-8,
+    *,
+    reduction: str = "mean",
+) -> Tensor:
+    """eˣ - t x, or x - t ln(x + eps) with log_input=False; full=True adds Stirling's t ln t - t + ½ ln 2πt where t > 1."""
+    losses = sub(exp(input), mul(target, input)) if log_input else sub(input, mul(target, log(add(input, eps))))
+    if full:
+        t = where(target > 1, target, 1.0)
+        stirling = add(sub(mul(t, log(t)), t), mul(log(mul(t, 2 * math.pi)), 0.5))
+        losses = add(losses, where(target > 1, stirling, 0.0))
+    return _reduced("poisson_nll_loss", losses, reduction)
+
+
 def triplet_margin_loss(
     anchor: Tensor,
     positive: Tensor,

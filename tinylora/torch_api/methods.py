@@ -12,10 +12,8 @@ from tinylora.torch_api import (
     diagonals,
     elementwise,
     functional,
-    in_place,
     joining,
     new,
-    overwriting,
     products,
     rearranging,
     sampling,
@@ -25,10 +23,11 @@ from tinylora.torch_api import (
     shaping,
     statistics,
 )
+from tinylora.torch_api.in_place_methods import InPlaceMethods
 from tinylora.torch_api.operators import Operators
 
 
-class TensorMethods(Operators):
+class TensorMethods(Operators, InPlaceMethods):
     """`x.sum(dim=0)` calls `sum(x, dim=0)`.
 
     For type checkers this is the base class of Tensor. At run time Tensor is defined first, since the functions need it,
@@ -161,6 +160,10 @@ class TensorMethods(Operators):
     hardshrink = activations.hardshrink
     prelu = activations.prelu
 
+    def where(self: Any, condition: Tensor, other: Any) -> Tensor:
+        """The elements of this tensor where condition is true, else those of other."""
+        return elementwise.where(condition, self, other)
+
     @property
     def T(self: Any) -> Tensor:
         """All axes in reverse order."""
@@ -199,6 +202,7 @@ class TensorMethods(Operators):
     atan = scientific.atan
     atan2 = scientific.atan2
     atanh = scientific.atanh
+    copysign = scientific.copysign
     cosh = scientific.cosh
     deg2rad = scientific.deg2rad
     erfc = scientific.erfc
@@ -206,22 +210,30 @@ class TensorMethods(Operators):
     exp2 = scientific.exp2
     expm1 = scientific.expm1
     fix = scientific.fix
+    float_power = scientific.float_power
+    fmax = scientific.fmax
+    fmin = scientific.fmin
     fmod = scientific.fmod
     frac = scientific.frac
+    heaviside = scientific.heaviside
     hypot = scientific.hypot
+    ldexp = scientific.ldexp
     lerp = scientific.lerp
     log10 = scientific.log10
     log1p = scientific.log1p
     log2 = scientific.log2
     logaddexp = scientific.logaddexp
+    logaddexp2 = scientific.logaddexp2
     logit = scientific.logit
     nan_to_num = scientific.nan_to_num
+    positive = scientific.positive
     rad2deg = scientific.rad2deg
     reciprocal = scientific.reciprocal
     sinh = scientific.sinh
     square = scientific.square
     tan = scientific.tan
     trunc = scientific.trunc
+    xlogy = scientific.xlogy
 
     # comparison.py
     bitwise_left_shift = comparison.bitwise_left_shift
@@ -249,6 +261,7 @@ class TensorMethods(Operators):
     ger = products.ger
     inner = products.inner
     kron = products.kron
+    matrix_power = products.matrix_power
     mm = products.mm
     mv = products.mv
     outer = products.outer
@@ -256,6 +269,10 @@ class TensorMethods(Operators):
 
     # shaping.py
     argmin = shaping.argmin
+    msort = shaping.msort
+    ravel = shaping.ravel
+    reshape_as = shaping.reshape_as
+    split_with_sizes = shaping.split_with_sizes
     swapaxes = shaping.swapaxes
     swapdims = shaping.swapdims
 
@@ -284,6 +301,7 @@ class TensorMethods(Operators):
     trace = diagonals.trace
 
     # joining.py
+    dsplit = joining.dsplit
     hsplit = joining.hsplit
     tensor_split = joining.tensor_split
     vsplit = joining.vsplit
@@ -291,8 +309,12 @@ class TensorMethods(Operators):
     # statistics.py
     aminmax = statistics.aminmax
     bincount = statistics.bincount
+    corrcoef = statistics.corrcoef
     count_nonzero = statistics.count_nonzero
+    cov = statistics.cov
+    dist = statistics.dist
     histc = statistics.histc
+    kthvalue = statistics.kthvalue
     logsumexp = statistics.logsumexp
     median = statistics.median
     nanmean = statistics.nanmean
@@ -300,23 +322,29 @@ class TensorMethods(Operators):
     norm = statistics.norm
     quantile = statistics.quantile
     unique = statistics.unique
+    unique_consecutive = statistics.unique_consecutive
 
     # scans.py
     cummax = scans.cummax
     cummin = scans.cummin
     cumprod = scans.cumprod
     diff = scans.diff
+    logcumsumexp = scans.logcumsumexp
 
     # scattering.py
     argwhere = scattering.argwhere
+    diagonal_scatter = scattering.diagonal_scatter
     index_add = scattering.index_add
     index_copy = scattering.index_copy
     index_fill = scattering.index_fill
+    index_put = scattering.index_put
     masked_scatter = scattering.masked_scatter
     masked_select = scattering.masked_select
     nonzero = scattering.nonzero
     scatter = scattering.scatter
     scatter_reduce = scattering.scatter_reduce
+    select_scatter = scattering.select_scatter
+    slice_scatter = scattering.slice_scatter
     take = scattering.take
     take_along_dim = scattering.take_along_dim
 
@@ -331,99 +359,10 @@ class TensorMethods(Operators):
     new_tensor = new.new_tensor
     new_zeros = new.new_zeros
 
-    # in place
-    add_ = in_place.add_
-    clamp_ = in_place.clamp_
-    copy_ = in_place.copy_
-    div_ = in_place.div_
-    fill_ = in_place.fill_
-    masked_fill_ = in_place.masked_fill_
-    mul_ = in_place.mul_
-    pow_ = in_place.pow_
-    normal_ = in_place.normal_
-    requires_grad_ = in_place.requires_grad_
-    sub_ = in_place.sub_
-    uniform_ = in_place.uniform_
-    zero_ = in_place.zero_
-
-    # overwriting.py
-    abs_ = overwriting.abs_
-    acos_ = overwriting.acos_
-    acosh_ = overwriting.acosh_
-    addbmm_ = overwriting.addbmm_
-    addcdiv_ = overwriting.addcdiv_
-    addcmul_ = overwriting.addcmul_
-    addmm_ = overwriting.addmm_
-    addmv_ = overwriting.addmv_
-    addr_ = overwriting.addr_
-    asin_ = overwriting.asin_
-    asinh_ = overwriting.asinh_
-    atan2_ = overwriting.atan2_
-    atan_ = overwriting.atan_
-    atanh_ = overwriting.atanh_
-    baddbmm_ = overwriting.baddbmm_
-    bernoulli_ = overwriting.bernoulli_
-    ceil_ = overwriting.ceil_
-    clamp_max_ = overwriting.clamp_max_
-    clamp_min_ = overwriting.clamp_min_
-    cos_ = overwriting.cos_
-    cosh_ = overwriting.cosh_
-    cumprod_ = overwriting.cumprod_
-    cumsum_ = overwriting.cumsum_
-    erf_ = overwriting.erf_
-    erfc_ = overwriting.erfc_
-    erfinv_ = overwriting.erfinv_
-    exp2_ = overwriting.exp2_
-    exp_ = overwriting.exp_
-    expm1_ = overwriting.expm1_
-    exponential_ = overwriting.exponential_
-    fill_diagonal_ = overwriting.fill_diagonal_
-    floor_ = overwriting.floor_
-    floor_divide_ = overwriting.floor_divide_
-    fmod_ = overwriting.fmod_
-    frac_ = overwriting.frac_
-    hypot_ = overwriting.hypot_
-    index_add_ = overwriting.index_add_
-    index_copy_ = overwriting.index_copy_
-    index_fill_ = overwriting.index_fill_
-    lerp_ = overwriting.lerp_
-    log10_ = overwriting.log10_
-    log1p_ = overwriting.log1p_
-    log2_ = overwriting.log2_
-    log_ = overwriting.log_
-    logical_and_ = overwriting.logical_and_
-    logical_not_ = overwriting.logical_not_
-    logical_or_ = overwriting.logical_or_
-    logical_xor_ = overwriting.logical_xor_
-    logit_ = overwriting.logit_
-    masked_scatter_ = overwriting.masked_scatter_
-    nan_to_num_ = overwriting.nan_to_num_
-    neg_ = overwriting.neg_
-    random_ = overwriting.random_
-    reciprocal_ = overwriting.reciprocal_
-    relu_ = overwriting.relu_
-    remainder_ = overwriting.remainder_
-    round_ = overwriting.round_
-    rsqrt_ = overwriting.rsqrt_
-    scatter_ = overwriting.scatter_
-    scatter_add_ = overwriting.scatter_add_
-    scatter_reduce_ = overwriting.scatter_reduce_
-    sigmoid_ = overwriting.sigmoid_
-    sign_ = overwriting.sign_
-    sin_ = overwriting.sin_
-    sinh_ = overwriting.sinh_
-    sqrt_ = overwriting.sqrt_
-    square_ = overwriting.square_
-    tan_ = overwriting.tan_
-    tanh_ = overwriting.tanh_
-    tril_ = overwriting.tril_
-    triu_ = overwriting.triu_
-    trunc_ = overwriting.trunc_
-
 
 def attach() -> None:
     """Give Tensor the methods above. The one place that does."""
-    for name, member in (vars(Operators) | vars(TensorMethods)).items():
+    for name, member in (vars(Operators) | vars(InPlaceMethods) | vars(TensorMethods)).items():
         if callable(member) or isinstance(member, property):
             setattr(Tensor, name, member)
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tinylora.backend import is_floating
+from tinylora.backend import array_module, is_floating
 from tinylora.tensor import Tensor
 from tinylora.torch_api.elementwise import add, mul
 from tinylora.torch_api.functional import axes_of, matmul, sum
@@ -157,6 +157,33 @@ def cross(input: Tensor, other: Tensor, dim: int = -1) -> Tensor:
     before = (slice(None),) * axis
     ahead, twice = (*before, [1, 2, 0]), (*before, [2, 0, 1])
     return input[ahead] * other[twice] - input[twice] * other[ahead]
+
+
+def multi_dot(tensors: Sequence[Tensor]) -> Tensor:
+    """The product of several matrices, from left to right; the first and the last may be vectors."""
+    if len(tensors) < 2:
+        raise RuntimeError(f"multi_dot: at least 2 matrices, not {len(tensors)}")
+    product = tensors[0]
+    for x in tensors[1:]:
+        product = matmul(product, x)
+    return product
+
+
+def matrix_power(input: Tensor, n: int) -> Tensor:
+    """A square matrix multiplied n times by itself, n ≥ 0."""
+    if input.array.ndim < 2 or input.shape[-1] != input.shape[-2]:
+        raise RuntimeError(f"matrix_power takes square matrices, and the shape is {input.shape}")
+    if n < 0:
+        raise NotImplementedError("matrix_power: a negative power needs an inverse, which tinylora does not have")
+    result, square = None, input
+    while n:
+        result = (square if result is None else matmul(result, square)) if n % 2 else result
+        n //= 2
+        square = matmul(square, square) if n else square
+    if result is not None:
+        return result.clone() if result is input else result
+    one = Tensor(array_module(input.array).eye(input.shape[-1], dtype=input.dtype))
+    return one.expand(input.shape).clone()
 
 
 ger, vdot = outer, dot  # PyTorch's other names

@@ -8,6 +8,7 @@ from tinylora import ops
 from tinylora.backend import array_module, int64, is_floating
 from tinylora.tensor import Tensor, record
 from tinylora.torch_api.functional import axes_of, numpy_names
+from tinylora.torch_api.promote import need_float
 from tinylora.torch_api.rearranging import narrow
 from tinylora.torch_api.shaping import ValuesIndices, _along, _axis, cat
 
@@ -18,6 +19,14 @@ def cumprod(input: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
     input = input.to(dtype or (input.dtype if is_floating(input.dtype) else int64))
     axis = axes_of(dim, input.array.ndim)
     return input.clone() if axis is None else record(ops.cumprod, input, axis=axis)
+
+
+@numpy_names
+def logcumsumexp(input: Tensor, dim: int) -> Tensor:
+    """ln of the running sum of eˣ along `dim`, without overflow."""
+    need_float("logcumsumexp", input)
+    axis = axes_of(dim, input.array.ndim)
+    return input.clone() if axis is None else record(ops.logcumsumexp, input, axis=axis)
 
 
 def _running(input: Tensor, dim: int, better: str) -> ValuesIndices:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from tinylora import ops
 from tinylora.backend import array_module, seen
 from tinylora.tensor import Tensor, record
+from tinylora.torch_api.creation import arange
 from tinylora.torch_api.elementwise import div, mul, where
 from tinylora.torch_api.functional import axes_of, numpy_names
 from tinylora.torch_api.indexing import getitem
@@ -147,6 +149,46 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     x = input if input.array.ndim else reshape(input, 1)
     value = value.to(x.dtype) if isinstance(value, Tensor) else x.array.dtype.type(value).item()
     return reshape(record(ops.scatter, x, at.array, value, axis=axis), input.shape)
+
+
+def index_put(input: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor:
+    """A copy of input with input[indices] = values, or += values with accumulate, however often an element is named."""
+    y, places = input.clone(), tuple(slice(None) if i is None else i for i in indices)
+    if not accumulate:
+        y[places] = values
+        return y
+    numbers = reshape(arange(input.array.size, device=input.device), input.shape)[places]
+    flat = scatter_add(reshape(y, -1), 0, reshape(numbers, -1), reshape(expand(values, numbers.shape), -1))
+    return reshape(flat, input.shape)
+
+
+def select_scatter(input: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
+    """A copy of input with one slice of an axis replaced by src."""
+    y = input.clone()
+    part = y.select(dim, index)
+    if part.shape != src.shape:
+        raise RuntimeError(f"select_scatter: src of shape {src.shape} does not fit a slice of shape {part.shape}")
+    part.copy_(src)
+    return y
+
+
+def slice_scatter(
+    input: Tensor, src: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Tensor:
+    """A copy of input with the slice start:end:step of an axis replaced by src."""
+    y = input.clone()
+    y[(slice(None),) * _axis(dim, input.array.ndim) + (slice(start, end, step),)] = src
+    return y
+
+
+def diagonal_scatter(input: Tensor, src: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
+    """A copy of input with a diagonal replaced by src."""
+    y = input.clone()
+    part = y.diagonal(offset, dim1, dim2)
+    if part.shape != src.shape:
+        raise RuntimeError(f"diagonal_scatter: src of shape {src.shape} does not fit a diagonal of {part.shape}")
+    part.copy_(src)
+    return y
 
 
 # ----------------------------------------------------------------------------------- picking elements

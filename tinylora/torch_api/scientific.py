@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from tinylora import ops
-from tinylora.backend import array_module, bfloat16, int64
+from tinylora.backend import array_module, bfloat16, float64, int64
 from tinylora.tensor import Tensor, record
-from tinylora.torch_api.elementwise import _apply, add, clamp, div, log, mul, sub, where
-from tinylora.torch_api.promote import need_float, promote
+from tinylora.torch_api.elementwise import _apply, add, clamp, div, log, mul, pow, sub, where
+from tinylora.torch_api.promote import need_float, promote, tensor
 
 
 # ------------------------------------------------------------------------------------------- powers
@@ -167,6 +167,61 @@ def frac(input: Tensor) -> Tensor:
     """What `trunc` leaves: x - trunc x, with gradient 1."""
     need_float("frac", input)
     return sub(input, trunc(input))
+
+
+def copysign(input: Any, other: Any) -> Tensor:
+    """|input| with the sign of other."""
+    return _apply(ops.copysign, input, other, floating=True)
+
+
+def logaddexp2(input: Tensor, other: Tensor) -> Tensor:
+    """log₂(2ᵃ + 2ᵇ), without overflow."""
+    ln_2 = math.log(2)
+    return div(logaddexp(mul(input, ln_2), mul(other, ln_2)), ln_2)
+
+
+def float_power(input: Any, exponent: Any) -> Tensor:
+    """inputᵉˣᵖᵒⁿᵉⁿᵗ in float64."""
+    a, b = (x.to(float64) if isinstance(x, Tensor) else float(x) for x in (input, exponent))
+    return pow(a, b)
+
+
+def ldexp(input: Tensor, other: Tensor) -> Tensor:
+    """input · 2^other."""
+    return mul(input, pow(2.0, other))
+
+
+def xlogy(input: Any, other: Any) -> Tensor:
+    """x ln y, and 0 where x = 0, unless y is NaN."""
+    x, y = promote(input, other, floating=True)
+    x, y = (v if isinstance(v, Tensor) else tensor(v, dtype=w.dtype, device=w.device) for v, w in ((x, y), (y, x)))
+    none = (x == 0) & (y == y)
+    return where(none, 0.0, mul(x, log(where(none, 1.0, y))))
+
+
+def positive(input: Tensor) -> Tensor:
+    """input itself."""
+    if input.dtype == bool:
+        raise RuntimeError("positive is not defined for bool")
+    return input
+
+
+def fmax(input: Tensor, other: Tensor) -> Tensor:
+    """The larger of the two; a number counts more than NaN."""
+    return where((input >= other) | (other != other), input, other)
+
+
+def fmin(input: Tensor, other: Tensor) -> Tensor:
+    """The smaller of the two; a number counts more than NaN."""
+    return where((input <= other) | (other != other), input, other)
+
+
+def heaviside(input: Tensor, values: Tensor) -> Tensor:
+    """0 below 0, 1 above, and `values` at 0. No gradient."""
+    if input.dtype != values.dtype:
+        raise RuntimeError(f"heaviside: expected one dtype, got {input.dtype} and {values.dtype}")
+    x = input.detach()
+    return where(x == 0, values.detach(), (x > 0).to(input.dtype))
 
 
 # -------------------------------------------------------------------------------------- combinations

@@ -340,6 +340,26 @@ def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tens
     return _arg("argmin", input, dim, keepdim)
 
 
+def reshape_as(input: Tensor, other: Tensor) -> Tensor:
+    """The same numbers in the shape of `other`."""
+    return reshape(input, other.shape)
+
+
+def ravel(input: Tensor) -> Tensor:
+    """All elements in one axis."""
+    return reshape(input, -1) if input.array.ndim != 1 else input
+
+
+def split_with_sizes(input: Tensor, split_sizes: Sequence[int], dim: int = 0) -> tuple[Tensor, ...]:
+    """Pieces of the given sizes along an axis."""
+    return split(input, split_sizes, dim)
+
+
+def msort(input: Tensor) -> Tensor:
+    """Sorted along the first axis."""
+    return sort(input, 0).values
+
+
 # PyTorch's other names for these
 concat = concatenate = cat
 swapaxes = swapdims = transpose

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import math
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from tinylora.torch_api.functional import (
     amax,
     amin,
     axes_of,
+    matmul,
     mean,
     numpy_names,
     std,
@@ -26,7 +28,20 @@ from tinylora.torch_api.functional import (
     var,
 )
 from tinylora.torch_api.promote import need_float, promote
-from tinylora.torch_api.shaping import ValuesIndices, _along, _axis, argsort, flatten, gather, reshape, sort, squeeze, stack
+from tinylora.torch_api.shaping import (
+    ValuesIndices,
+    _along,
+    _axis,
+    argsort,
+    flatten,
+    gather,
+    reshape,
+    sort,
+    squeeze,
+    stack,
+    transpose,
+    unsqueeze,
+)
 
 
 # --------------------------------------------------------------------------------------------- sums
@@ -216,6 +231,42 @@ def _between(ordered: Tensor, axis: int, share: float, given: Any, interpolation
     return at[0] if low == high or weight == 0 else at[1] if weight == 1 else add(at[0], mul(sub(at[1], at[0]), weight))
 
 
+@numpy_names
+def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> ValuesIndices:
+    """(values, indices) of the k-th smallest element along `dim`, counted from 1."""
+    x, axis = (input if input.array.ndim else reshape(input, 1)), _axis(dim, input.array.ndim)
+    if not 1 <= k <= x.shape[axis]:
+        raise RuntimeError(f"kthvalue: k = {k} is out of range for dim {dim} of shape {input.shape}")
+    picked = _along(x, axis, argsort(x, axis).array[(slice(None),) * axis + (slice(k - 1, k),)])
+    if keepdim and input.array.ndim:
+        return picked
+    return ValuesIndices(squeeze(picked.values, axis), squeeze(picked.indices, axis))
+
+
+def dist(input: Tensor, other: Tensor, p: float = 2) -> Tensor:
+    """‖input - other‖ over all elements."""
+    return vector_norm(sub(input, other), p)
+
+
+def cov(input: Tensor, *, correction: int = 1) -> Tensor:
+    """The covariance of variables, one per row: Σ (x - x̄)(y - ȳ) / (n - correction). Of a vector its variance."""
+    if input.array.ndim > 2:
+        raise RuntimeError(f"cov takes a matrix of one variable per row, and the shape is {input.shape}")
+    x = promote(input, floating=True)[0].reshape(-1, input.shape[-1] if input.array.ndim else 1)
+    d = sub(x, mean(x, 1, True))
+    y = matmul(d, transpose(d, 0, 1)) / builtins.max(0, x.shape[1] - correction)
+    return y if y.array.size > 1 else reshape(y, ())
+
+
+def corrcoef(input: Tensor) -> Tensor:
+    """The correlation of variables, one per row, in [-1, 1]."""
+    c = cov(input)
+    if not c.array.ndim:
+        return c / c
+    spread = c.diagonal().sqrt()
+    return (c / unsqueeze(spread, 1) / unsqueeze(spread, 0)).clamp(-1, 1)
+
+
 # ---------------------------------------------------------------------------------- counts and search
 def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
     """How often each of 0, 1, .. occurs in a vector; or the sum of its weights."""
@@ -301,4 +352,19 @@ def unique(
     y = xp.unique(x, return_inverse=True, return_counts=True, axis=axis, **options)
     inverse = y[1].reshape(x.shape if axis is None else (x.shape[axis],))
     parts = [Tensor(y[0])] + [Tensor(inverse)] * return_inverse + [Tensor(y[2])] * return_counts
+    return parts[0] if len(parts) == 1 else tuple(parts)
+
+
+def unique_consecutive(
+    input: Tensor, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None
+) -> Any:
+    """The flattened tensor without the elements that equal the one before; with their places and their counts."""
+    if dim is not None:
+        raise NotImplementedError("unique_consecutive: slices along a dim are not compared; unique(x, dim=..) does that")
+    x, xp = input.array.reshape(-1), array_module(input.array)
+    first = xp.concatenate([xp.ones(builtins.min(1, x.size), bool), x[1:] != x[:-1]])
+    starts = first.nonzero()[0]
+    inverse = (xp.cumsum(first) - 1).reshape(input.shape)
+    counts = xp.diff(xp.concatenate([starts, xp.asarray([x.size])]))
+    parts = [Tensor(x[first])] + [Tensor(inverse)] * return_inverse + [Tensor(counts)] * return_counts
     return parts[0] if len(parts) == 1 else tuple(parts)
