@@ -23,7 +23,7 @@ CUTS = [
     (attention, "ROWS", 2), (attention, "SMALL", 0), (attention, "SHORT", 3), (attention, "SCORES", {"numpy": 8}),
 ]  # fmt: skip
 OUTSIDE_OF_GRAPHS = {"accumulate", "adam", "clip_norm"}  # they work on gradients, of which nobody asks for the gradient
-OVERWRITES = {"adam"}  # m and v, which belong to the optimizer alone
+OVERWRITES = {"adam"}  # the weights, and what belongs to the optimizer alone
 TUNED = [(name, i) for name in NAMES for i in range(len(OPS[name].tuned["numpy"]))]
 
 
