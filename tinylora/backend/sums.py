@@ -78,15 +78,28 @@ def running(x: Array, axis: int) -> Array:
 
 
 def scatter_sum(shape: tuple[int, ...], index: Any, values: Array) -> Array:
-    """Zeros of `shape`, to which `values` are added at `index`, arrays that may name an element several times."""
-    xp, dtype = array_module(values), values.dtype
-    sums = xp.zeros(shape, float32 if is_half(values) else dtype)
-    if xp is np and isinstance(index, np.ndarray) and index.size > FEW:
-        rows, values = index.reshape(-1), values.reshape(index.size, -1)
-        rows, values = _few_of_each(rows, values)
-        xp.add.at(sums.reshape(len(sums), -1), rows, values)
-    else:
+    """Zeros of `shape`, to which `values` are added at `index`, arrays that may name an element several times.
+
+    `index` is an array, or a tuple of arrays and full slices.
+    """
+    xp, dtype, values = array_module(values), values.dtype, wide(values)
+    if xp is not np:
+        sums = xp.zeros(shape, values.dtype)
         xp.add.at(sums, index, values)
+        return sums.astype(dtype, copy=False)
+    index = index if isinstance(index, tuple) else (index,)
+    at = [a for a, i in enumerate(index) if isinstance(i, np.ndarray)]
+    others = [a for a in range(len(shape)) if a not in at]
+    arrays = np.broadcast_arrays(*(index[a] % max(shape[a], 1) for a in at))
+    rows = np.ravel_multi_index(arrays, [max(shape[a], 1) for a in at]).reshape(-1)
+    first = at[0] if at[-1] - at[0] == len(at) - 1 else 0  # where NumPy puts the axes of the arrays
+    there = range(first, first + arrays[0].ndim)
+    values = values.transpose([*there, *(a for a in range(values.ndim) if a not in there)])
+    rows, values = _few_of_each(rows, values.reshape(rows.size, math.prod(shape[a] for a in others)))
+    sums = np.zeros((math.prod(shape[a] for a in at), values.shape[1]), values.dtype)
+    np.add.at(sums, rows, values)
+    order = [*at, *others]
+    sums = sums.reshape([shape[a] for a in order]).transpose([order.index(a) for a in range(len(shape))])
     return sums.astype(dtype, copy=False)
 
 
@@ -94,7 +107,7 @@ def _few_of_each(rows: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.n
     """The same sums with fewer terms: values of one row are added in blocks until no row has more than a few."""
     while len(rows) > FEW and np.bincount(rows).max() > FEW:
         order = np.argsort(rows, kind="stable")
-        rows, values = rows[order], wide(values[order])
+        rows, values = rows[order], values[order]
         first = np.flatnonzero(np.r_[True, rows[1:] != rows[:-1]])  # where a row begins
         place = np.arange(len(rows)) - np.repeat(first, np.diff(np.r_[first, len(rows)]))
         starts = np.flatnonzero(place % BLOCK == 0)

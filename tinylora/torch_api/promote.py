@@ -38,6 +38,9 @@ def tensor(data: Any, dtype: Any = None, device: Any = None, requires_grad: bool
             array = array.astype(float32)
     if array.dtype not in SUPPORTED:
         raise TypeError(f"tensor data must be numbers or booleans, and this holds {array.dtype}: {str(data)[:60]}")
+    if type(data) in (int, float, list, tuple) and dtype is not None and np.dtype(dtype).kind in "iu" and array.size:
+        for extreme in (array.min().item(), array.max().item()):
+            number(extreme, np.dtype(dtype))
     where = device if device is not None else default_device() if array is not getattr(data, "array", data) else None
     array = to_device(array, where) if where is not None else array
     return Tensor(array.astype(dtype or array.dtype), requires_grad)

@@ -37,6 +37,7 @@ def gelu(xp, x):
 
         def backward(b, s, v):
             np.multiply(x[b], x[b], out=s)
+            np.minimum(s, 1e4, out=s)  # beyond, 1 - s is 0, and x² might be infinite
             np.multiply(s, 6 * 0.044715 * SQRT_2_OVER_PI, out=v)
             v += 2 * SQRT_2_OVER_PI
             gate(x[b], s)
