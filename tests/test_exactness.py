@@ -2,6 +2,9 @@
 
 import contextlib
 import copy
+import importlib.util
+import subprocess
+import sys
 import weakref
 
 import numpy as np
@@ -9,6 +12,8 @@ import pytest
 
 import tinylora
 from tinylora import nn
+
+HALVES = [tinylora.float16, *([tinylora.bfloat16] if importlib.util.find_spec("ml_dtypes") else [])]
 
 
 def leaf(data):
@@ -133,11 +138,7 @@ def test_gradients_that_are_sums_over_many_rows_are_right():
     np.testing.assert_allclose(scale.grad.array, 300_000 * float(np.float32(0.1)), rtol=3e-7)
 
 
-def halves():
-    return [tinylora.float16, *([tinylora.bfloat16] if tinylora.bfloat16.kind == "V" and tinylora.bfloat16 != "V2" else [])]
-
-
-@pytest.mark.parametrize("dtype", halves(), ids=str)
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_half_precision_sums_in_float32(dtype):
     F, ones = nn.functional, tinylora.ones(5000, 2, dtype=dtype, requires_grad=True)
     assert ones.mean(0).tolist() == [1.0, 1.0] and ones.mean().item() == 1.0
@@ -158,6 +159,23 @@ def test_half_precision_sums_in_float32(dtype):
     w = tinylora.tensor([1.0], dtype=dtype, requires_grad=True)
     (w * 300).sum().backward()
     assert nn.utils.clip_grad_norm_([w], 1.0).item() == 300.0 and w.grad.tolist() == [1.0]
+
+
+def test_without_ml_dtypes_bfloat16_is_refused_with_the_package_to_install():
+    code = """
+import sys
+sys.modules["ml_dtypes"] = None
+import tinylora as t
+make = [lambda d: t.zeros(2, dtype=d), lambda d: t.randn(2, dtype=d), lambda d: t.arange(3, dtype=d), lambda d: t.ones(2).to(d),
+        lambda d: t.tensor([1.0], dtype=d), lambda d: t.eye(2, dtype=d), lambda d: t.nn.Linear(2, 2, dtype=d),
+        lambda d: t.nn.Linear(2, 2).to(d), lambda d: t.full((2,), 1.0, dtype=d, device="meta"), lambda d: t.ones(2).sum(dtype=d)]
+for f in make:
+    try:
+        print("made", f(t.bfloat16))
+    except RuntimeError as error:
+        assert str(error) == "bfloat16 needs the package ml_dtypes: pip install ml_dtypes"
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == ""
 
 
 # ----------------------------------------------------------- in between, numbers do not leave the range

@@ -16,7 +16,7 @@ from tinylora.backend import array_module, seen
 from tinylora.tensor import Tensor, no_grad
 from tinylora.torch_api.elementwise import _apply
 from tinylora.torch_api.functional import Dim, axes_of
-from tinylora.torch_api.promote import need_float, operand, promote, result_type
+from tinylora.torch_api.promote import need_float, operand, promote, result_type, wide
 
 COMPARING = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal")
 
@@ -225,7 +225,8 @@ def _no_zero(input: Any, other: Any) -> None:
 def floor_divide(input: Any, other: Any) -> Tensor:
     """input / other, rounded down. It has no gradient, as in PyTorch."""
     _no_zero(input, other)
-    return _untracked("floor_divide", input, other)
+    exact = [wide(x) if isinstance(x, Tensor) else x for x in (input, other)]
+    return _untracked("floor_divide", *exact).to(result_type(operand(input), operand(other)))
 
 
 def remainder(input: Any, other: Any) -> Tensor:
