@@ -166,9 +166,10 @@ def test_without_ml_dtypes_bfloat16_is_refused_with_the_package_to_install():
 import sys
 sys.modules["ml_dtypes"] = None
 import tinylora as t
-make = [lambda d: t.zeros(2, dtype=d), lambda d: t.randn(2, dtype=d), lambda d: t.arange(3, dtype=d), lambda d: t.ones(2).to(d),
-        lambda d: t.tensor([1.0], dtype=d), lambda d: t.eye(2, dtype=d), lambda d: t.nn.Linear(2, 2, dtype=d),
-        lambda d: t.nn.Linear(2, 2).to(d), lambda d: t.full((2,), 1.0, dtype=d, device="meta"), lambda d: t.ones(2).sum(dtype=d)]
+make = [lambda d: t.zeros(2, dtype=d), lambda d: t.randn(2, dtype=d), lambda d: t.arange(3, dtype=d),
+        lambda d: t.ones(2).to(d), lambda d: t.tensor([1.0], dtype=d), lambda d: t.eye(2, dtype=d),
+        lambda d: t.nn.Linear(2, 2, dtype=d), lambda d: t.nn.Linear(2, 2).to(d), lambda d: t.ones(2).sum(dtype=d),
+        lambda d: t.full((2,), 1.0, dtype=d, device="meta")]
 for f in make:
     try:
         print("made", f(t.bfloat16))
@@ -220,8 +221,8 @@ def test_integers_out_of_range_wrap_in_arithmetic_and_raise_where_they_are_store
     mask = tinylora.tensor([True, False])
     for store in (
         lambda: tinylora.tensor([300], dtype=tinylora.uint8), lambda: tinylora.full((2,), 300, dtype=tinylora.uint8),
-        lambda: x.fill_(300), lambda: x.masked_fill(mask, 300), lambda: tinylora.where(mask, x, 300), lambda: x.clamp(0, 300),
-        lambda: x.__setitem__(0, 300),
+        lambda: x.fill_(300), lambda: x.masked_fill(mask, 300), lambda: tinylora.where(mask, x, 300),
+        lambda: x.clamp(0, 300), lambda: x.__setitem__(0, 300),
     ):  # fmt: skip
         with pytest.raises(RuntimeError, match="300 cannot be converted to uint8"):
             store()

@@ -18,8 +18,7 @@ from tinylora.tasks.batching import Batch, batches
 from tinylora.tasks.examples import IGNORE, Encoded, Examples, Rows, Splits, part_of
 from tinylora.tensor import Tensor, no_grad
 from tinylora.text.tokenizer import Tokenizer
-from tinylora.torch_api.functional import cross_entropy
-from tinylora.torch_api.network import linear_cross_entropy
+from tinylora.torch_api.losses import cross_entropy, linear_cross_entropy
 from tinylora.torch_api.promote import tensor
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from tinylora import ops
 from tinylora.backend import array_module, seen
 from tinylora.tensor import Tensor, no_grad
-from tinylora.torch_api.elementwise import _apply
+from tinylora.torch_api.elementwise import _apply, without_derivative
 from tinylora.torch_api.functional import Dim, axes_of
 from tinylora.torch_api.promote import need_float, operand, promote, result_type, wide
 
@@ -223,10 +223,11 @@ def _no_zero(input: Any, other: Any) -> None:
 
 
 def floor_divide(input: Any, other: Any) -> Tensor:
-    """input / other, rounded down. It has no gradient, as in PyTorch."""
+    """input / other, rounded down. It has no derivative, as in PyTorch: backward raises."""
     _no_zero(input, other)
     exact = [wide(x) if isinstance(x, Tensor) else x for x in (input, other)]
-    return _untracked("floor_divide", *exact).to(result_type(operand(input), operand(other)))
+    y = _untracked("floor_divide", *exact).to(result_type(operand(input), operand(other)))
+    return without_derivative("floor_divide", y.array, input, other)
 
 
 def remainder(input: Any, other: Any) -> Tensor:

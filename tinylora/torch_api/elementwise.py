@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from tinylora import ops
-from tinylora.backend import is_floating
+from tinylora.backend import Array, is_floating
 from tinylora.op import Op
-from tinylora.tensor import Tensor, record
+from tinylora.tensor import Node, Tensor, grad_enabled, record
 from tinylora.torch_api.promote import number, promote, tensor
 
 
@@ -27,6 +27,16 @@ def _apply(op: Op, *inputs: Any, floating: bool = False) -> Tensor:
     except ValueError:
         shapes = [tuple(x.shape) for x in inputs if hasattr(x, "shape")]
         raise RuntimeError(f"{op.name}: shapes {' and '.join(map(str, shapes))} do not broadcast") from None
+
+
+def without_derivative(name: str, y: Array, *inputs: Any) -> Tensor:
+    """The array y, computed from `inputs`, as a tensor whose backward raises, as in PyTorch."""
+
+    def refuse(g: Array) -> Array:
+        raise RuntimeError(f"the derivative of {name} is not implemented: detach() its result, or its input")
+
+    nodes = [x.node for x in inputs if isinstance(x, Tensor) and x.node is not None and grad_enabled()]
+    return Tensor(y, node=Node(y.shape, tuple((node, refuse) for node in nodes)) if nodes else None)
 
 
 # ------------------------------------------------------------------------------------- two inputs
