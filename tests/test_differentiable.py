@@ -93,7 +93,7 @@ def found(name):
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pairs = zip(calls(tinylora), calls(torch), strict=True)
+        pairs = zip(list(calls(tinylora)), list(calls(torch)), strict=True)
         answers = [(i, tracked(of(tinylora, name), a), tracked(theirs, b)) for i, (a, b) in enumerate(pairs)]
     return [(i, a, b) for i, a, b in answers if a is not None and b is not None]
 

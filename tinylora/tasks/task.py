@@ -121,7 +121,7 @@ class Task(ABC):
         """The mean cross-entropy over the targets of a batch, a scalar. The head computes nothing at other positions."""
         x, head, wanted = features_at(model, *inputs[:-1]), model.out_head, inputs[-1]
         if isinstance(head, nn.Linear) and head.bias is None:
-            return linear_cross_entropy(x, head.weight, wanted, IGNORE)
+            return linear_cross_entropy(x, head.weight, wanted, ignore_index=IGNORE)
         return cross_entropy(head(x), wanted, ignore_index=IGNORE)
 
     @abstractmethod
