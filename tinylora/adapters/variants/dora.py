@@ -50,7 +50,7 @@ def _lengths(weight: Array) -> Array:
     Squares are taken of w / s, s the largest of the row: the root may be in range where they are not.
     """
     weight = wide(weight)
-    s = abs(weight).max(axis=1, initial=0, keepdims=True)
+    s = abs(weight).max(axis=1, keepdims=True) if weight.size else weight.sum(axis=1, keepdims=True)
     s = s + (s == 0)
     length = s[:, 0] * array_module(weight).sqrt(total(array_module(weight).square(weight / s), 1))
     return length + (length == 0)
