@@ -678,7 +678,6 @@ LARGE: dict[str, list[Call]] = {
         Call((_x((3, 130, 5, 64)).transpose(0, 2, 1, 3), *_angles(130, 32))),
         Call((_x((2, 3, 1, 16)), *_angles(1, 8))),
     ],
-    "round": unary(below_half),  # steps between integers
     "rows_at": [Call((_x((4, 33, 40)), np.array([0, 32, 7, 7])))],
     "pow": [Call((_x((30, 20)), 2)), Call((_x((30, 20)), 3.0))],
     "softmax": [Call((_x((300, 200)),), {"axis": -1})],

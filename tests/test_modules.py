@@ -259,3 +259,42 @@ def test_gradients_of_the_whole_model_with_lora(tied):
     for p in model.double().parameters():
         p.array = np.random.default_rng(2).standard_normal(p.shape) * 0.5 if p.requires_grad else p.array
     assert gradcheck(model, [tokens])
+
+
+# ------------------------------------------------------------------------- what a child does its own way
+class Frozen(nn.Linear):
+    """Stays in evaluation mode, and merges what it is told to."""
+
+    def train(self, mode=True):
+        self.calls = [*getattr(self, "calls", []), mode]
+        return super().train(False)
+
+
+class Renamed(nn.Linear):
+    def state_dict(self, *args, **kwargs):
+        state = super().state_dict(*args, **kwargs)
+        state[kwargs.get("prefix", "") + "extra"] = tinylora.ones(1)
+        return state
+
+
+def test_train_and_eval_call_train_of_every_child():
+    net = nn.Sequential(nn.Sequential(Frozen(2, 2), nn.Dropout()), nn.Linear(2, 2))
+    assert net.train() is net and net.eval() is net
+    assert net[0][0].calls == [True, False] and not net.train()[0][0].training
+    assert [m.training for m in net.modules()] == [True, True, False, True, True]
+
+
+def test_state_dict_calls_state_dict_of_every_child():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Sequential(Renamed(2, 2, bias=False)))
+    assert list(net.state_dict()) == ["0.weight", "0.bias", "1.0.weight", "1.0.extra"]
+    kept = net.state_dict(keep_vars=True)
+    assert kept["0.weight"] is net[0].weight
+    into = {"before": 1}
+    assert net.state_dict(destination=into, prefix="net.") is into and list(into)[:2] == ["before", "net.0.weight"]
+
+
+def test_load_state_dict_writes_into_the_parameters_so_that_views_of_them_follow():
+    layer = nn.Linear(2, 3)
+    array, row = layer.weight.array, layer.weight.detach()[1]
+    layer.load_state_dict({"weight": tinylora.full((3, 2), 7.0), "bias": tinylora.zeros(3).double()})
+    assert layer.weight.array is array and row.tolist() == [7.0, 7.0] and layer.bias.dtype == tinylora.float32

@@ -1,21 +1,24 @@
 """Every op of the table: its gradients, its dtypes, its manners, and its tuned versions."""
 
+import importlib.util
 import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from op_table import LARGE, ROWS, Call
 
 import tinylora  # registers the tuned versions
 from tinylora import ops
+from tinylora.backend import is_floating
 from tinylora.kernels.cpu import attention, blocks, linear, loss, matmul, products
 from tinylora.op import OPS, Op, once
 from tinylora.tensor import record, sum_to
 from tinylora.testing import KinkError, gradcheck
 from tinylora.testing.strategies import arrays
 
+HALVES = [tinylora.float16, *([tinylora.bfloat16] if importlib.util.find_spec("ml_dtypes") else [])]
 NAMES = sorted(name for name, op in OPS.items() if op.definition.__module__.startswith("tinylora."))
 CUTS = [
     (blocks, "BLOCK", 5), (products, "ALONE", 1), (products, "SMALL", 0),
@@ -23,12 +26,12 @@ CUTS = [
     (attention, "ROWS", 2), (attention, "SMALL", 0), (attention, "SHORT", 3), (attention, "SCORES", {"numpy": 8}),
 ]  # fmt: skip
 OUTSIDE_OF_GRAPHS = {"accumulate", "adam", "clip_norm"}  # they work on gradients, of which nobody asks for the gradient
-OVERWRITES = {"adam"}  # m and v, which belong to the optimizer alone
+OVERWRITES = {"adam"}  # the weights, and what belongs to the optimizer alone
 TUNED = [(name, i) for name in NAMES for i in range(len(OPS[name].tuned["numpy"]))]
 
 
 def is_float(x):
-    return isinstance(x, np.ndarray) and x.dtype.kind == "f"
+    return isinstance(x, np.ndarray) and is_floating(x.dtype)
 
 
 def as_dtype(call, dtype):
@@ -99,6 +102,36 @@ def test_float32_stays_float32(name):
         assert all(d.dtype == np.float32 for d in gradients if d is not None)
 
     check()
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_is_float64_rounded_once(name, dtype):
+    """Outputs and gradients keep the dtype, and are as near to the float64 definition as its rounding allows."""
+
+    @settings(max_examples=8)
+    @given(ROWS[name])
+    def check(call):
+        call = as_dtype(call, dtype)
+        exact = as_dtype(call, np.float64)  # the same numbers
+        if name == "cast":
+            call.options["dtype"], exact.options["dtype"] = dtype, np.dtype("float64")
+        with np.errstate(all="ignore"):
+            out, vjps = OPS[name](*call.inputs, **call.options)
+        expected, exact_vjps = run(OPS[name].definition, exact)
+        g = gradient_of(out, lambda shape: np.ones(shape, dtype))
+        wide = {i: x.astype(np.float64) for i, x in g.items()} if isinstance(g, dict) else g.astype(np.float64)
+        found = [*zip(outputs_of(out), outputs_of(expected), strict=True)]
+        found += zip(pull(call, vjps, g), pull(exact, exact_vjps, wide), strict=True)
+        for ours, theirs in [(a, b) for a, b in found if b is not None and is_float(b)]:
+            assert ours.dtype == dtype and close(ours.astype(np.float64), theirs, 2 * spacing(dtype))
+
+    check()
+
+
+def spacing(dtype):
+    """The distance from 1 to the next number."""
+    return 2.0**-7 if dtype == tinylora.bfloat16 else np.finfo(dtype).eps
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in OVERWRITES])

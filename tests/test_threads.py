@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import tinylora
 from tinylora.kernels.cpu import threads
+from tinylora.op import this_thread
 
 
 @pytest.fixture(autouse=True)
@@ -163,3 +164,110 @@ def test_the_default_is_what_blas_was_told():
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1"] or not threads.BLAS_IS_OURS
+
+
+# ------------------------------------------------------------- settings belong to the thread that made them
+def in_another_thread(function):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(function()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def recording():
+    return (tinylora.ones(1, requires_grad=True) * 2).requires_grad
+
+
+def tuned():
+    return this_thread.tuned
+
+
+def default():
+    return str(tinylora.zeros(1).device)
+
+
+SWITCHES = {"no_grad": (tinylora.no_grad, recording), "no_kernels": (tinylora.no_kernels, tuned)}
+
+
+@pytest.mark.parametrize("make, read", SWITCHES.values(), ids=SWITCHES)
+def test_a_switch_works_as_block_function_and_generator_and_ends_with_it(make, read):
+    before = read()
+
+    @make
+    def bare():
+        return read()
+
+    @make()
+    def called(depth=2):
+        return [read(), *(called(depth - 1) if depth else [])]
+
+    @make()
+    def generator():
+        try:
+            sent = yield read()
+            yield read(), sent
+        except ZeroDivisionError:
+            yield read()
+
+    changed = bare()
+    assert changed != before and read() == before
+    assert called() == [changed] * 3 and read() == before
+    steps = generator()
+    assert next(steps) == changed and read() == before
+    assert steps.send("x") == (changed, "x") and read() == before
+    assert steps.throw(ZeroDivisionError) == changed and read() == before
+    assert list(steps) == [] and read() == before
+    with make(), make():
+        assert read() == changed and in_another_thread(read) == before
+    with pytest.raises(ZeroDivisionError), make():
+        1 / 0
+    assert read() == before
+
+
+@pytest.mark.parametrize("make, read", SWITCHES.values(), ids=SWITCHES)
+def test_a_decorated_function_may_run_in_two_threads_at_once(make, read):
+    inside, outside = threading.Barrier(2, timeout=10), read()
+
+    @make()
+    def together():
+        inside.wait()
+        return read()
+
+    def other():
+        with make():
+            together()
+        return read()
+
+    results = []
+    thread = threading.Thread(target=lambda: results.append(other()))
+    thread.start()
+    together()
+    thread.join()
+    assert read() == outside and results == [outside]
+
+
+def test_a_device_block_is_its_thread_s():
+    with tinylora.device("meta"):
+        assert default() == "meta" and in_another_thread(default) == "cpu"
+        with tinylora.device("cpu"):
+            assert default() == "cpu"
+        assert default() == "meta"
+    assert default() == "cpu"
+
+
+def test_dropout_in_another_thread_does_not_disturb_a_checkpoint():
+    F, others = tinylora.nn.functional, [threading.Thread(target=tinylora.nn.functional.dropout, args=(tinylora.ones(9),))]
+
+    def block(x):
+        x = F.dropout(x)
+        while others:
+            thread = others.pop()
+            thread.start()
+            thread.join()
+        return F.dropout(x)
+
+    x = tinylora.ones(1000, requires_grad=True)
+    y = tinylora.checkpoint(block, x)
+    y.sum().backward()
+    assert np.array_equal(y.detach().array, x.grad.array) and 0 < (y == 0).sum().item() < 1000

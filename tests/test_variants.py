@@ -251,7 +251,7 @@ def test_lora_plus_gives_B_its_own_rate():
     assert [id(p) for p in faster["params"]] == [id(m.lora.B) for _, m in lora_modules(model)]
     trained = {id(p) for p in model.parameters() if p.requires_grad}
     assert {id(p) for group in (others, faster) for p in group["params"]} == trained
-    before = {id(p): p.array for p in model.parameters()}
+    before = {id(p): p.array.copy() for p in model.parameters()}
     cross_entropy(model(IDS)[:, -1], tinylora.tensor([0, 1])).backward()
     optim.SGD([others, faster]).step()
     for group in (others, faster):

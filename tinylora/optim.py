@@ -6,27 +6,61 @@ from collections.abc import Iterable
 from typing import Any
 
 from tinylora import ops
-from tinylora.backend import Array, array_module, to_device
+from tinylora.backend import Array, array_module, overwrite, to_device, written
 from tinylora.tensor import Tensor
 
 
 class Optimizer:
     """Base class: groups of parameters with their options, and the state of each parameter.
 
-    `parameters` is an iterable of Tensors, or of dicts {"params": [..], "lr": ..} whose options override the defaults.
+    `parameters` is an iterable of Tensors, of (name, Tensor), or of dicts {"params": one or several, "lr": ..} whose options
+    override the defaults. A step writes into the parameters, so what shares memory with them sees it.
     """
 
     def __init__(self, parameters: Iterable[Any], **defaults: Any) -> None:
+        if isinstance(parameters, Tensor):
+            raise TypeError("the optimizer takes an iterable of tensors or dicts, and got one tensor: put it in a list")
         given = list(parameters)
         if not given:
-            raise ValueError("the optimizer got no parameters")
-        groups = given if isinstance(given[0], dict) else [{"params": given}]
-        self.param_groups: list[dict[str, Any]] = [{**defaults, **g, "params": list(g["params"])} for g in groups]
-        self.state: dict[int, dict[str, Any]] = {}
-        for group in self.param_groups:
-            for name in ("lr", "weight_decay", "eps"):
-                if not 0 <= group.get(name, 0) < float("inf"):
-                    raise ValueError(f"{name} must be a finite number of at least 0, not {group[name]}")
+            raise ValueError("the optimizer got an empty list of parameters")
+        self.defaults = defaults
+        self.param_groups: list[dict[str, Any]] = []
+        self.state: dict[Tensor, dict[str, Any]] = {}
+        for group in given if isinstance(given[0], dict) else [{"params": given}]:
+            self.add_param_group(group)
+
+    def add_param_group(self, group: dict[str, Any]) -> None:
+        """Take {"params": a Tensor or several, further options} as one more group.
+
+        Raises TypeError for what is no Tensor, ValueError for a computed tensor, one that is in a group already, or options
+        that make no sense.
+        """
+        if not isinstance(group, dict):
+            raise TypeError(f"a group of parameters is a dict, not {type(group).__name__}")
+        params = group["params"]
+        if isinstance(params, set):
+            raise TypeError("a set of parameters has no order to save their state in: use a list")
+        found = [params] if isinstance(params, Tensor) else list(params)
+        names = [p[0] for p in found if isinstance(p, tuple)]
+        if names and len(names) < len(found):
+            raise ValueError("either all parameters have names, as from named_parameters(), or none")
+        made = {**self.defaults, **group, "params": [p[1] for p in found] if names else found}
+        taken = {id(p) for p in self.parameters()}
+        for p in made["params"]:
+            if not isinstance(p, Tensor):
+                raise TypeError(f"the optimizer takes tensors, and one of its parameters is {type(p).__name__}")
+            if not p.is_leaf:
+                raise ValueError(f"a computed tensor of shape {p.shape} cannot be optimized: take the leaf it comes from")
+            if id(p) in taken:
+                raise ValueError(f"a parameter of shape {p.shape} is in the optimizer twice")
+            taken.add(id(p))
+        for name in ("lr", "momentum", "weight_decay", "eps"):
+            if not 0 <= made.get(name, 0) < float("inf"):
+                raise ValueError(f"{name} must be a finite number of at least 0, not {made[name]}")
+        for beta in made.get("betas", ()):
+            if not 0 <= beta < 1:
+                raise ValueError(f"betas must be at least 0 and below 1, and one is {beta}")
+        self.param_groups.append(made | ({"param_names": names} if names else {}))
 
     def zero_grad(self) -> None:
         """Set all gradients to None."""
@@ -39,11 +73,10 @@ class Optimizer:
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    new = self.update(p.array, p.grad.array, self.state.setdefault(id(p), {}), group)
-                    p.array = Tensor(new).array  # NumPy returns a scalar for 0-d arrays
+                    overwrite(p.array, self.update(p.array, p.grad.array, self.state.setdefault(p, {}), group))
 
     def update(self, w: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> Array:
-        """The new value of a weight w with gradient g. `state` is this weight's own."""
+        """The new value of a weight w with gradient g. `state` is this weight's own, and shares memory with neither."""
         raise NotImplementedError
 
     def parameters(self) -> list[Tensor]:
@@ -52,7 +85,7 @@ class Optimizer:
 
     def state_dict(self) -> dict[str, Any]:
         """State that `load_state_dict` needs to resume exactly: numbers and CPU arrays."""
-        states = [self.state.get(id(p), {}) for p in self.parameters()]
+        states = [self.state.get(p, {}) for p in self.parameters()]
         host = [{k: v if isinstance(v, int | float) else to_device(v, "cpu").copy() for k, v in s.items()} for s in states]
         options = [{k: v for k, v in group.items() if k != "params"} for group in self.param_groups]
         return {"state": host, "param_groups": options}
@@ -64,7 +97,7 @@ class Optimizer:
             raise ValueError(f"the saved optimizer had {len(saved['state'])} parameters, this one has {len(parameters)}")
         for p, old in zip(parameters, saved["state"], strict=True):
             here = {k: v if isinstance(v, int | float) else to_device(v.copy(), p.device) for k, v in old.items()}
-            state = self.state.setdefault(id(p), {})  # updated in place, since a captured step refers to this dict
+            state = self.state.setdefault(p, {})  # updated in place, since a captured step refers to this dict
             state.clear()
             state.update(here)
         for group, options in zip(self.param_groups, saved["param_groups"], strict=True):
@@ -87,7 +120,7 @@ class SGD(Optimizer):
     def update(self, w: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> Array:
         g = g + group["weight_decay"] * w if group["weight_decay"] else g
         if group["momentum"]:
-            state["v"] = v = group["momentum"] * state["v"] + g if "v" in state else g
+            state["v"] = v = group["momentum"] * state["v"] + g if "v" in state else g.copy()
             g = g + group["momentum"] * v if group["nesterov"] else v
         return w - group["lr"] * g
 
@@ -121,7 +154,7 @@ class Adam(Optimizer):
             self._step_on(xp, some)
 
     def _step_on(self, xp: Any, moved: list[tuple[Tensor, dict[str, Any]]]) -> None:
-        states = [self.state.setdefault(id(p), {}) for p, _ in moved]
+        states = [self.state.setdefault(p, {}) for p, _ in moved]
         for (p, _), state in zip(moved, states, strict=True):
             if not state:
                 state.update(step=0, m=xp.zeros_like(p.array), v=xp.zeros_like(p.array))
@@ -139,7 +172,10 @@ class Adam(Optimizer):
         new, _ = ops.adam(*weights, *gradients, *ms, *vs, numbers=numbers, apart=self.decay_apart)
         n = len(moved)
         for (p, _), state, w, m, v in zip(moved, states, new[:n], new[n : 2 * n], new[2 * n :], strict=True):
-            p.array, state["m"], state["v"] = w, m, v
+            state["m"], state["v"] = m, v
+            if w is not p.array:
+                overwrite(p.array, w)
+        written(*weights)
 
 
 class AdamW(Adam):

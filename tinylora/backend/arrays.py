@@ -42,7 +42,7 @@ def is_floating(dtype: np.dtype) -> bool:
 def known(dtype: Any) -> np.dtype:
     """`dtype` as a NumPy dtype. Raises RuntimeError for bfloat16 if ml_dtypes is not installed."""
     if np.dtype(dtype) == np.dtype("V2"):
-        raise RuntimeError("bfloat16 needs ml_dtypes: pip install 'tinylora[cuda13]' (or cuda12)")
+        raise RuntimeError("bfloat16 needs the package ml_dtypes: pip install ml_dtypes")
     return np.dtype(dtype)
 
 
@@ -225,7 +225,7 @@ def to_device(array: Array, where: str | device) -> Array:
 
 def full(shape: tuple[int, ...], value: float, dtype: np.dtype, where: str | device | None = None) -> Array:
     """A new array filled with `value`. On "meta" it takes no memory."""
-    there = device(where) if where is not None else default_device()
+    there, dtype = device(where) if where is not None else default_device(), known(dtype)
     if there == "meta":
         return MetaArray(shape, dtype)
     return (cupy() if there == "cuda" else np).full(shape, value, dtype=dtype)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tinylora.backend.arrays import Array, default_device, device, float32, float64, to_device
+from tinylora.backend.arrays import Array, default_device, device, float32, float64, known, to_device
 from tinylora.backend.meta import MetaArray
 
 
@@ -77,6 +77,7 @@ def random(
     there = device(where) if where is not None else default_device()
     if there == "meta":
         return MetaArray(shape, dtype)
+    dtype = known(dtype)
     draw: Any = _random.weights.standard_normal if kind == "normal" else _random.weights.random
     wide = draw(shape, dtype=dtype if dtype in (float32, float64) else float32)
     if kind == "uniform" and (low, high) != (0.0, 1.0):

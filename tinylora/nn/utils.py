@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tinylora import ops
-from tinylora.backend import array_module
+from tinylora.backend import array_module, overwrite, written
 from tinylora.tensor import Tensor
 
 
@@ -20,5 +20,7 @@ def clip_grad_norm_(parameters: Iterable[Tensor] | Tensor, max_norm: float) -> T
         return Tensor(array_module().zeros((), "float32"))
     (norm, *scaled), _ = ops.clip_norm(*(g.array for g in grads), max_norm=max_norm)
     for g, array in zip(grads, scaled, strict=True):
-        g.array = array
+        if array is not g.array:
+            overwrite(g.array, array)
+    written(*(g.array for g in grads))
     return Tensor(norm)

@@ -49,6 +49,8 @@ def einsum(xp, *operands, inputs, output):
             elif n not in (1, size[c]):
                 raise ValueError(f"the letter {c!r} has sizes {size[c]} and {n}")
 
+    if unknown := set(output) - size.keys():
+        raise ValueError(f"the output has letters of no operand: {sorted(unknown)}")
     terms = list(zip(inputs, operands, strict=True))
 
     def vjp(i: int) -> Any:

@@ -88,7 +88,7 @@ def gelu(xp, x):
 
     dy/dx = (1 + t)/2 + x/2 · (1 - t²) · du/dx,  u the argument of tanh
     """
-    c = xp.clip(x, -10.0, 10.0)  # beyond, t is ±1, and x³ would overflow
+    c = xp.minimum(xp.maximum(x, -10.0), 10.0)  # beyond, t is ±1, and x³ would overflow
     t = xp.tanh(SQRT_2_OVER_PI * (c + 0.044715 * c * c * c))
 
     def d_x(g):

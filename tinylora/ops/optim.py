@@ -16,8 +16,7 @@ def adam(xp, *arrays, numbers, apart):
 
     Weight decay λ is `apart` from the gradient, w ← (1 - lr λ) w first (AdamW), or added to it, g ← g + λ w. `numbers()` is
     called once per step, and returns (t, lr, β₁, β₂, ε, λ) for each weight; in a captured step, before each replay.
-    Tuned versions may overwrite m and v, which only the optimizer uses. In a captured step they overwrite the weights,
-    since the next replay reads what this one wrote.
+    Tuned versions may overwrite the weights, m and v, and return the same arrays.
     """
     n = len(arrays) // 4
     weights: list[Any] = []
@@ -40,7 +39,8 @@ def adam(xp, *arrays, numbers, apart):
 def clip_norm(xp, *gradients, max_norm):
     """Their joint 2-norm ‖g‖, and each g · min(1, max_norm / ‖g‖): 1 + n outputs.
 
-    The squares are float64: in float32 they overflow from 2e19 on, in float16 from 256 on.
+    The squares are float64: in float32 they overflow from 2e19 on, in float16 from 256 on. Tuned versions may overwrite the
+    gradients, and return the same arrays.
     """
     norm = xp.sqrt(sum(total(xp.square(g.astype(xp.float64))) for g in gradients))
     factor = xp.minimum(max_norm / (norm + 1e-6), 1.0)

@@ -49,5 +49,5 @@ def perplexity(model: Decoder, ids: Sequence[int], window: int = 1024) -> Iterat
     for count, start in enumerate(range(0, len(ids) - window, window), 1):
         read, predicted = (tensor(found[i : i + window], device=where) for i in (start, start + 1))
         with no_grad():
-            nats += float(cross_entropy(model(read[None])[0], predicted).item()) * window
+            nats += float(cross_entropy(model(read[None])[0].float(), predicted).item()) * window
         yield Perplexity(nats, count * window)

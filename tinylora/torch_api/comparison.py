@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from tinylora import ops
-from tinylora.backend import array_module
+from tinylora.backend import array_module, seen
 from tinylora.tensor import Tensor, no_grad
-from tinylora.torch_api.elementwise import _apply
+from tinylora.torch_api.elementwise import _apply, without_derivative
 from tinylora.torch_api.functional import Dim, axes_of
-from tinylora.torch_api.promote import need_float, operand, promote
+from tinylora.torch_api.promote import need_float, operand, promote, result_type, wide
+
+COMPARING = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal")
 
 
 def _untracked(name: str, *inputs: Any) -> Tensor:
@@ -25,6 +27,9 @@ def _untracked(name: str, *inputs: Any) -> Tensor:
         operands = promote(*inputs)
         if not builtins.any(isinstance(x, Tensor) for x in operands):
             raise TypeError(f"{name}: expected a tensor, got {', '.join(type(x).__name__ for x in inputs)}")
+        if name in COMPARING:  # 300 is larger than any uint8; but -1 is 255, as in PyTorch
+            pairs = zip(operands, inputs, strict=True)
+            operands = [builtins.max(x, given) if type(given) is int and given > 0 else x for x, given in pairs]
         arrays = [x.array if isinstance(x, Tensor) else x for x in operands]
         return Tensor(getattr(array_module(*arrays), name)(*arrays))
 
@@ -208,13 +213,26 @@ def round(input: Tensor, *, decimals: int = 0) -> Tensor:
     return _apply(ops.round, input * ten) / ten if decimals > 0 else _apply(ops.round, input / ten) * ten
 
 
+def _no_zero(input: Any, other: Any) -> None:
+    """Integers on the CPU are not divided by 0."""
+    if result_type(operand(input), operand(other)).kind not in "iu":
+        return
+    divisor = seen(other.array) if isinstance(other, Tensor) else np.asarray(other)
+    if (divisor == 0).any():
+        raise RuntimeError("ZeroDivisionError: integers cannot be divided by 0")
+
+
 def floor_divide(input: Any, other: Any) -> Tensor:
-    """input / other, rounded down. It has no gradient, as in PyTorch."""
-    return _untracked("floor_divide", input, other)
+    """input / other, rounded down. It has no derivative, as in PyTorch: backward raises."""
+    _no_zero(input, other)
+    exact = [wide(x) if isinstance(x, Tensor) else x for x in (input, other)]
+    y = _untracked("floor_divide", *exact).to(result_type(operand(input), operand(other)))
+    return without_derivative("floor_divide", y.array, input, other)
 
 
 def remainder(input: Any, other: Any) -> Tensor:
     """What `floor_divide` leaves; it has the sign of `other`. dy/dinput = 1, dy/dother = -⌊input / other⌋."""
+    _no_zero(input, other)
     return _apply(ops.remainder, input, other)
 
 

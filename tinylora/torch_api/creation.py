@@ -52,7 +52,7 @@ def randint(low: int, high: Any = None, size: Any = None, *, dtype: Any = None, 
     """Random integers in [low, high), or [0, low) if called as randint(low, size)."""
     if size is None:
         low, high, size = 0, low, high
-    return Tensor(backend.random_integers(low, high, _sizes(size), device).astype(dtype or int64))
+    return Tensor(backend.random_integers(low, high, _sizes(size), device).astype(backend.known(dtype or int64)))
 
 
 def arange(start: float, end: float | None = None, step: float = 1, *, dtype: Any = None, device: Any = None) -> Tensor:
@@ -68,7 +68,7 @@ def arange(start: float, end: float | None = None, step: float = 1, *, dtype: An
     where = backend.device(device or backend.default_device())
     xp = backend.cupy() if where == "cuda" else np
     array = xp.arange(math.ceil((end - start) / step)) * step + start
-    return Tensor(backend.to_device(array.astype(dtype or (int64 if whole else float32)), where))
+    return Tensor(backend.to_device(array.astype(backend.known(dtype or (int64 if whole else float32))), where))
 
 
 def zeros_like(input: Tensor, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
@@ -108,7 +108,7 @@ def eye(n: int, m: int | None = None, *, dtype: Any = None, device: Any = None, 
     """The (n, m) matrix with ones on its diagonal: for m = None the n × n identity."""
     if n < 0 or (m is not None and m < 0):
         raise RuntimeError(f"eye: sizes are at least 0, not {n} and {m}")
-    array = np.eye(n, m, dtype=dtype or float32)
+    array = np.eye(n, m, dtype=backend.known(dtype or float32))
     return Tensor(backend.to_device(array, device or backend.default_device()), requires_grad)
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from tinylora import ops
+from tinylora.backend import Array, is_floating
 from tinylora.op import Op
-from tinylora.tensor import Tensor, record
-from tinylora.torch_api.promote import promote, tensor
+from tinylora.tensor import Node, Tensor, grad_enabled, record
+from tinylora.torch_api.promote import number, promote, tensor
 
 
 def _apply(op: Op, *inputs: Any, floating: bool = False) -> Tensor:
@@ -26,6 +27,16 @@ def _apply(op: Op, *inputs: Any, floating: bool = False) -> Tensor:
     except ValueError:
         shapes = [tuple(x.shape) for x in inputs if hasattr(x, "shape")]
         raise RuntimeError(f"{op.name}: shapes {' and '.join(map(str, shapes))} do not broadcast") from None
+
+
+def without_derivative(name: str, y: Array, *inputs: Any) -> Tensor:
+    """The array y, computed from `inputs`, as a tensor whose backward raises, as in PyTorch."""
+
+    def refuse(g: Array) -> Array:
+        raise RuntimeError(f"the derivative of {name} is not implemented: detach() its result, or its input")
+
+    nodes = [x.node for x in inputs if isinstance(x, Tensor) and x.node is not None and grad_enabled()]
+    return Tensor(y, node=Node(y.shape, tuple((node, refuse) for node in nodes)) if nodes else None)
 
 
 # ------------------------------------------------------------------------------------- two inputs
@@ -77,12 +88,20 @@ def minimum(input: Any, other: Any) -> Tensor:
 
 
 def pow(input: Any, exponent: Any) -> Tensor:
-    """inputᵉˣᵖᵒⁿᵉⁿᵗ. Integers to a negative power raise, as in PyTorch."""
+    """inputᵉˣᵖᵒⁿᵉⁿᵗ. As in PyTorch, integers to a negative number raise, and to negative integers in a tensor give 0, ±1."""
     base, e = promote(input, exponent)
-    whole = isinstance(base, Tensor) and base.dtype.kind in "iu"
-    if whole and (e < 0 if isinstance(e, int) else isinstance(e, Tensor) and e.array.size and e.array.min() < 0):
+    dtype = (base if isinstance(base, Tensor) else e).dtype
+    if dtype.kind not in "iu":
+        return _apply(ops.pow, base, e)
+    if isinstance(e, int) and e < 0:
         raise RuntimeError("integers to negative integer powers are not allowed: use .float() first")
-    return _apply(ops.pow, base, e)
+    if isinstance(e, int):
+        return _apply(ops.pow, base, number(exponent, dtype))
+    if not e.array.size or e.array.min() >= 0:
+        return _apply(ops.pow, base, e)
+    base = base if isinstance(base, Tensor) else tensor(base, dtype, e.device)
+    rounded = where(base == 1, 1, where(base == -1, 1 - 2 * (e % 2), 0))  # 1 / base⁻ᵉ, toward 0
+    return where(e < 0, rounded, _apply(ops.pow, base, maximum(e, 0)))
 
 
 # -------------------------------------------------------------------------------------- one input
@@ -171,6 +190,9 @@ def where(condition: Tensor, input: Any, other: Any) -> Tensor:
     a, b = promote(input, other)
     if not isinstance(a, Tensor) and not isinstance(b, Tensor):
         a = tensor(a, device=condition.device)
+    for x in (input, other):
+        if type(x) is int:
+            number(x, (a if isinstance(a, Tensor) else b).dtype)  # raises if it is out of range
     return record(ops.where, condition.array.astype(bool), a, b)
 
 
@@ -180,7 +202,7 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
         raise RuntimeError(f"masked_fill: the mask must be boolean, and this one is {mask.dtype}")
     if isinstance(value, Tensor) and value.array.ndim:
         raise RuntimeError(f"masked_fill: value is a number or a 0-d tensor, and its shape is {value.shape}")
-    return where(mask, value if isinstance(value, Tensor) else input.array.dtype.type(value).item(), input)
+    return where(mask, value if isinstance(value, Tensor) else number(value, input.dtype), input)
 
 
 def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
@@ -191,9 +213,10 @@ def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     if min is None and max is None:
         raise RuntimeError("clamp: give min, max or both")
     input = promote(input, *(limit for limit in (min, max) if limit is not None))[0]
-    if input.dtype.kind != "f":
+    if not is_floating(input.dtype):
         limits = np.iinfo(input.dtype)
-        return record(ops.clamp, input, limits.min if min is None else min, limits.max if max is None else max)
+        ends = limits.min if min is None else min, limits.max if max is None else max
+        return record(ops.clamp, input, *(number(end, input.dtype) for end in ends))
     return record(ops.clamp, input, -math.inf if min is None else float(min), math.inf if max is None else float(max))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import builtins
 import functools
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
@@ -112,14 +113,25 @@ def _correction(unbiased: bool, correction: float | None) -> float:
     return float(unbiased) if correction is None else float(correction)
 
 
+def _spread(op: Op, input: Tensor, dim: Any, unbiased: bool, keepdim: bool, correction: float | None) -> Tensor:
+    """var or std."""
+    need_float(op.name, input)
+    dim, unbiased = (None, dim) if isinstance(dim, bool) else (dim, unbiased)
+    correction = _correction(unbiased, correction)
+    y = _reduce(op, input, dim, keepdim, correction=correction)
+    if y.array.size and input.array.size / y.array.size <= correction:
+        n = input.array.size // y.array.size
+        message = f"{op.name}(): degrees of freedom is <= 0: the correction {correction:g} has to be below {n} elements"
+        warnings.warn(message, UserWarning, stacklevel=4)
+    return y
+
+
 @numpy_names
 def var(
     input: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: float | None = None
 ) -> Tensor:
     """Variance over `dim`: squares divided by n - 1, by n if unbiased=False, by n - correction if given."""
-    need_float("var", input)
-    dim, unbiased = (None, dim) if isinstance(dim, bool) else (dim, unbiased)
-    return _reduce(ops.var, input, dim, keepdim, correction=_correction(unbiased, correction))
+    return _spread(ops.var, input, dim, unbiased, keepdim, correction)
 
 
 @numpy_names
@@ -127,9 +139,7 @@ def std(
     input: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: float | None = None
 ) -> Tensor:
     """Standard deviation over `dim`: the root of `var`."""
-    need_float("std", input)
-    dim, unbiased = (None, dim) if isinstance(dim, bool) else (dim, unbiased)
-    return _reduce(ops.std, input, dim, keepdim, correction=_correction(unbiased, correction))
+    return _spread(ops.std, input, dim, unbiased, keepdim, correction)
 
 
 def _not_empty(name: str, input: Tensor, axis: Any) -> None:

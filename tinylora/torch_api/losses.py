@@ -67,7 +67,7 @@ def cross_entropy(
     if input.array.ndim > 2:
         logits = reshape(logits.permute(0, *range(2, input.array.ndim), 1), target.array.size, classes)
     flat, w = _targets("cross_entropy", target, classes, ignore_index), None if weight is None else weight.array
-    loss = record(ops.cross_entropy, logits, flat, w, ignore_index=ignore_index, reduction=reduction)
+    loss = record(ops.cross_entropy, logits, flat, w, ignore_index=ignore_index, reduction=reduction).to(input.dtype)
     return reshape(loss, target.shape) if reduction == "none" else loss
 
 

@@ -78,7 +78,7 @@ def normal(
 # -------------------------------------------------------------------------------------------- ranges
 def _range(numbers: Any, dtype: Any, device: Any, requires_grad: bool) -> Tensor:
     where = device if device is not None else backend.default_device()
-    return Tensor(to_device(np.asarray(numbers).astype(dtype or float32), where), requires_grad)
+    return Tensor(to_device(np.asarray(numbers).astype(backend.known(dtype or float32)), where), requires_grad)
 
 
 def linspace(

@@ -12,7 +12,18 @@ from typing import Any
 import numpy as np
 
 from tinylora import ops
-from tinylora.backend import SUPPORTED, bfloat16, default_device, float32, int64, is_floating, to_device
+from tinylora.backend import (
+    SUPPORTED,
+    bfloat16,
+    default_device,
+    float16,
+    float32,
+    int64,
+    is_floating,
+    is_half,
+    known,
+    to_device,
+)
 from tinylora.tensor import Tensor, record
 
 KINDS = {"b": 0, "u": 1, "i": 1, "f": 2, "V": 2}  # "V" is the kind of bfloat16 in NumPy
@@ -38,9 +49,12 @@ def tensor(data: Any, dtype: Any = None, device: Any = None, requires_grad: bool
             array = array.astype(float32)
     if array.dtype not in SUPPORTED:
         raise TypeError(f"tensor data must be numbers or booleans, and this holds {array.dtype}: {str(data)[:60]}")
+    if type(data) in (int, float, list, tuple) and dtype is not None and np.dtype(dtype).kind in "iu" and array.size:
+        for extreme in (array.min().item(), array.max().item()):
+            number(extreme, np.dtype(dtype))
     where = device if device is not None else default_device() if array is not getattr(data, "array", data) else None
     array = to_device(array, where) if where is not None else array
-    return Tensor(array.astype(dtype or array.dtype), requires_grad)
+    return Tensor(array.astype(known(dtype or array.dtype)), requires_grad)
 
 
 def _plain(data: Any) -> Any:
@@ -103,7 +117,7 @@ def result_type(*operands: Any) -> np.dtype:
 def _join(a: np.dtype, b: np.dtype) -> np.dtype:
     if KINDS[a.kind] != KINDS[b.kind]:
         return a if KINDS[a.kind] > KINDS[b.kind] else b
-    return np.promote_types(a, b)
+    return float32 if {a, b} == {float16, bfloat16} else np.promote_types(a, b)
 
 
 def promote(*operands: Any, floating: bool = False) -> list[Any]:
@@ -169,5 +183,5 @@ def one_dtype(name: str, *tensors: Tensor | None) -> None:
 
 
 def wide(input: Tensor) -> Tensor:
-    """bfloat16 as float32, for sums of exponentials."""
-    return input.to(float32) if input.dtype == bfloat16 else input
+    """float16 and bfloat16 as float32."""
+    return input.to(float32) if is_half(input.array) else input

@@ -12,7 +12,7 @@ from tinylora import ops
 from tinylora.backend import array_module, is_floating
 from tinylora.tensor import Tensor, record
 from tinylora.torch_api.comparison import isnan
-from tinylora.torch_api.elementwise import add, mul, sub, where
+from tinylora.torch_api.elementwise import add, mul, sub, where, without_derivative
 from tinylora.torch_api.functional import (
     Dim,
     _correction,
@@ -351,7 +351,7 @@ def unique(
     options = {} if xp is not np else {"equal_nan": False}
     y = xp.unique(x, return_inverse=True, return_counts=True, axis=axis, **options)
     inverse = y[1].reshape(x.shape if axis is None else (x.shape[axis],))
-    parts = [Tensor(y[0])] + [Tensor(inverse)] * return_inverse + [Tensor(y[2])] * return_counts
+    parts = [without_derivative("unique", y[0], input)] + [Tensor(inverse)] * return_inverse + [Tensor(y[2])] * return_counts
     return parts[0] if len(parts) == 1 else tuple(parts)
 
 

@@ -69,8 +69,8 @@ def tracked(input: Tensor, *others: Any) -> bool:
 def assign(input: Tensor, value: Any, node: Node | None = None, derived: bool = False) -> Tensor:
     """Write `value`, an array or a number, into the memory of `input`. `node` is the place of the value in the graph.
 
-    If the value is not `derived` from `input`, what that was computed from gets zeros as its gradient. Raises RuntimeError for a leaf that
-    requires grad, or a view of one, outside of no_grad.
+    If the value is not `derived` from `input`, what that was computed from gets zeros as its gradient. Raises RuntimeError
+    for a leaf that requires grad, or a view of one, outside of no_grad.
     """
     root = root_of(input)
     if not grad_enabled() or (node is None and input.node is None and root.node is None):

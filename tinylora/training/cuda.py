@@ -110,7 +110,7 @@ class Captured:
         """
         for p in self.optimizer.parameters():
             data, m, v = self._homes.get(id(p), (None, None, None))
-            state = self.optimizer.state.get(id(p), {})
+            state = self.optimizer.state.get(p, {})
             if p.array is not data or state.get("m") is not m or state.get("v") is not v:
                 p.array = data = self._home(data, p.array)
                 for name, home in (("m", m), ("v", v)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tinylora import nn
-from tinylora.backend import Array, array_module
+from tinylora.backend import Array, array_module, total, wide
 from tinylora.lora import LinearWithLoRA
 from tinylora.tensor import Tensor
 from tinylora.torch_api import functional as F
@@ -46,8 +46,14 @@ class DoRA(LinearWithLoRA):
 
 
 def _lengths(weight: Array) -> Array:
-    """Lengths of the rows of (out, in); 1 for a row of zeros."""
-    length = array_module(weight).sqrt((weight * weight).sum(axis=1))
+    """Lengths of the rows of (out, in), at least in float32; 1 for a row of zeros.
+
+    Squares are taken of w / s, s the largest of the row: the root may be in range where they are not.
+    """
+    weight = wide(weight)
+    s = abs(weight).max(axis=1, keepdims=True) if weight.size else weight.sum(axis=1, keepdims=True)
+    s = s + (s == 0)
+    length = s[:, 0] * array_module(weight).sqrt(total(array_module(weight).square(weight / s), 1))
     return length + (length == 0)
 
 

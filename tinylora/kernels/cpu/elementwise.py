@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinylora import ops
-from tinylora.backend import mix
+from tinylora.backend import mix, total
 from tinylora.kernels.cpu.blocks import BLOCK, in_blocks
 from tinylora.kernels.cpu.linear import plain
 from tinylora.op import once
@@ -37,6 +37,7 @@ def gelu(xp, x):
 
         def backward(b, s, v):
             np.multiply(x[b], x[b], out=s)
+            np.minimum(s, 1e4, out=s)  # beyond, 1 - s is 0, and x² might be infinite
             np.multiply(s, 6 * 0.044715 * SQRT_2_OVER_PI, out=v)
             v += 2 * SQRT_2_OVER_PI
             gate(x[b], s)
@@ -156,4 +157,4 @@ def sum(xp, x, axis=None, keepdims=False):
     if axis is not None or keepdims or not plain(x) or x.size > BLOCK // 16:
         return NotImplemented
     shape = x.shape
-    return x.sum(), (lambda g: np.full(shape, g),)
+    return total(x), (lambda g: np.full(shape, g),)

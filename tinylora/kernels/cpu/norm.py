@@ -13,7 +13,7 @@ from tinylora.ops.nn import rows
 @ops.layer_norm.tune("numpy")
 def layer_norm(xp, x, weight, bias, eps):
     """The definition, with means as products with a vector of 1/C. The rounding error of a mean is subtracted again, so
-    that equal numbers give 0. Declines rows without features.
+    that equal numbers give 0. Declines rows without features, and numbers whose squares overflow.
     """
     if not plain(x, weight, bias) or not x.size or weight.shape != x.shape[-1:]:
         return NotImplemented
@@ -34,6 +34,8 @@ def layer_norm(xp, x, weight, bias, eps):
         y[b] += bias
 
     in_blocks(forward, x.shape, x.dtype, buffers=1)
+    if not inverse.all():
+        return NotImplemented
 
     def d_x(g):
         g, d = rows(g), np.empty_like(n)
@@ -61,7 +63,7 @@ def layer_norm(xp, x, weight, bias, eps):
 
 @ops.rms_norm.tune("numpy")
 def rms_norm(xp, x, weight, eps):
-    """Keeps x and 1 / √(mean x² + ε) of each row. Declines rows without features."""
+    """Keeps x and 1 / √(mean x² + ε) of each row. Declines rows without features, and numbers whose squares overflow."""
     if not plain(x, weight) or not x.size or weight.shape != x.shape[-1:]:
         return NotImplemented
     shape, x, C = x.shape, rows(x), x.shape[-1]
@@ -78,6 +80,8 @@ def rms_norm(xp, x, weight, eps):
         out *= weight
 
     in_blocks(forward, x.shape, x.dtype)
+    if not inverse.all():
+        return NotImplemented
 
     def d_x(g):
         g, d = rows(g), np.empty_like(x, order="C")

@@ -3,7 +3,6 @@
 The kernels are CUDA C++ in the .cu files. CuPy is imported when the first is called.
 """
 
-from tinylora.kernels.cuda import rounded as rounded  # registered first so that specialised kernels take precedence
 from tinylora.kernels.cuda import blocks as blocks
 from tinylora.kernels.cuda import grouped as grouped  # before attention, which takes grouped heads where it can
 from tinylora.kernels.cuda import attention as attention

@@ -38,7 +38,7 @@ struct alignas(16) Pack { T at[PACK]; };  // read and written by one instruction
 
 __device__ __forceinline__ Pack& pack_at(const T* x, int64 i) { return *(Pack*)(x + i); }
 
-__device__ __forceinline__ float warp_sum(float x) {
+template <class T> __device__ __forceinline__ T warp_sum(T x) {
 #pragma unroll
     for (int step = 16; step; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
     return x;
@@ -51,13 +51,13 @@ __device__ __forceinline__ float warp_max(float x) {
 }
 
 // Reduction over a block of whole warps; every thread gets the result.
-__device__ __forceinline__ float block_sum(float x) {
-    __shared__ float part[32];
+template <class T> __device__ __forceinline__ T block_sum(T x) {
+    __shared__ T part[32];
     x = warp_sum(x);
     __syncthreads();  // the last call's parts have been read
     if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = x;
     __syncthreads();
-    x = threadIdx.x % 32 < blockDim.x / 32 ? part[threadIdx.x % 32] : 0.f;
+    x = threadIdx.x % 32 < blockDim.x / 32 ? part[threadIdx.x % 32] : T(0);
     return warp_sum(x);
 }
 

@@ -23,22 +23,22 @@ extern "C" __global__ void adam(const int64* table, const int64* sizes, const in
     }
 }
 
-// Per chunk the sum of squares of g. table: g.
-extern "C" __global__ void squares(const int64* table, const int64* sizes, const int64* chunks, float* partial) {
+// Per chunk the sum of squares of g, in double: in float they overflow from 2e19 on. table: g.
+extern "C" __global__ void squares(const int64* table, const int64* sizes, const int64* chunks, double* partial) {
     FOR_MY_CHUNK(chunks);
     const float* g = (const float*)table[which];
-    float sum = 0.f;
-    for (int64 i = start + threadIdx.x; i < stop; i += blockDim.x) sum += g[i] * g[i];
+    double sum = 0;
+    for (int64 i = start + threadIdx.x; i < stop; i += blockDim.x) sum += double(g[i]) * g[i];
     sum = block_sum(sum);
     if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 
 // √ of the sum of all partial sums, by one block.
-extern "C" __global__ void root_of_sum(const float* partial, int64 n, float* out) {
-    float sum = 0.f;
+extern "C" __global__ void root_of_sum(const double* partial, int64 n, float* out) {
+    double sum = 0;
     for (int64 i = threadIdx.x; i < n; i += blockDim.x) sum += partial[i];
     sum = block_sum(sum);
-    if (threadIdx.x == 0) *out = sqrtf(sum);
+    if (threadIdx.x == 0) *out = sqrt(sum);
 }
 
 // y = x · factor. table: y, x.

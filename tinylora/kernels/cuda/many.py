@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
@@ -28,7 +27,7 @@ def handles(arrays: Sequence[Array]) -> bool:
 
 @ops.adam.tune("cupy")
 def adam(xp, *arrays, numbers, apart):
-    """One launch. Overwrites m and v, and during capture the weights."""
+    """One launch. Overwrites the weights, m and v."""
     n = len(arrays) // 4
     weights, gradients, ms, vs = (arrays[i * n : (i + 1) * n] for i in range(4))
     if not handles(arrays):
@@ -41,11 +40,10 @@ def adam(xp, *arrays, numbers, apart):
         factors = np.array([_coefficients(*row, apart=apart) for row in place])
         return factors[[place[row] for row in rows]] if len(place) > 1 else factors  # one row is broadcast
 
-    new = weights if xp.cuda.get_current_stream().is_capturing() else _like(xp, weights)
-    table = _table(xp, new, weights, gradients, ms, vs)
+    table = _table(xp, weights, weights, gradients, ms, vs)
     sizes, chunks, count = _chunks(xp, tuple(w.size for w in weights))
     kernel("many", "adam")((count,), (256,), (table, sizes, chunks, live(xp, coefficients, (n, 7), np.float64)))
-    return (*new, *ms, *vs), (None,) * len(arrays)
+    return (*weights, *ms, *vs), (None,) * len(arrays)
 
 
 def _coefficients(t: int, lr: float, b1: float, b2: float, eps: float, decay: float, *, apart: bool) -> list[float]:
@@ -56,24 +54,16 @@ def _coefficients(t: int, lr: float, b1: float, b2: float, eps: float, decay: fl
 
 @ops.clip_norm.tune("cupy")
 def clip_norm(xp, *gradients, max_norm):
-    """A launch for the sums of squares, one for their root, and one that scales all arrays."""
+    """A launch for the sums of squares, one for their root, and one that scales all arrays in place."""
     if not handles(gradients):
         return NotImplemented
     sizes, chunks, count = _chunks(xp, tuple(x.size for x in gradients))
-    partial, norm = xp.empty(count, np.float32), xp.empty((), np.float32)
+    partial, norm = xp.empty(count, np.float64), xp.empty((), np.float32)
     kernel("many", "squares")((count,), (256,), (_table(xp, gradients), sizes, chunks, partial))
     kernel("many", "root_of_sum")((1,), (1024,), (partial, count, norm))
     factor = xp.minimum(max_norm / (norm + 1e-6), 1.0)
-    scaled = _like(xp, gradients)
-    kernel("many", "scale")((count,), (256,), (_table(xp, scaled, gradients), sizes, chunks, factor))
-    return (norm, *scaled), (None,) * len(gradients)
-
-
-def _like(xp: ModuleType, arrays: Sequence[Array]) -> list[Array]:
-    """A new array like each of them, all in one allocation."""
-    starts = np.cumsum([0, *(-(-x.size // 64) * 64 for x in arrays)]).tolist()
-    memory: Any = xp.empty(starts[-1], np.float32)
-    return [memory[i : i + x.size].reshape(x.shape) for x, i in zip(arrays, starts, strict=False)]
+    kernel("many", "scale")((count,), (256,), (_table(xp, gradients, gradients), sizes, chunks, factor))
+    return (norm, *gradients), (None,) * len(gradients)
 
 
 def _table(xp: ModuleType, *columns: Sequence[Array]) -> Array:
