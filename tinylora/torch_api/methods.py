@@ -12,6 +12,7 @@ from tinylora.torch_api import (
     diagonals,
     elementwise,
     functional,
+    hooks,
     in_place,
     joining,
     new,
@@ -25,10 +26,11 @@ from tinylora.torch_api import (
     shaping,
     statistics,
 )
+from tinylora.torch_api.aliases import Aliases
 from tinylora.torch_api.operators import Operators
 
 
-class TensorMethods(Operators):
+class TensorMethods(Operators, Aliases):
     """`x.sum(dim=0)` calls `sum(x, dim=0)`.
 
     For type checkers this is the base class of Tensor. At run time Tensor is defined first, since the functions need it,
@@ -330,6 +332,9 @@ class TensorMethods(Operators):
     new_ones = new.new_ones
     new_tensor = new.new_tensor
     new_zeros = new.new_zeros
+    # gradients
+    register_hook = hooks.register_hook
+    retain_grad = hooks.retain_grad
 
     # in place
     add_ = in_place.add_
@@ -423,7 +428,7 @@ class TensorMethods(Operators):
 
 def attach() -> None:
     """Give Tensor the methods above. The one place that does."""
-    for name, member in (vars(Operators) | vars(TensorMethods)).items():
+    for name, member in (vars(Operators) | vars(Aliases) | vars(TensorMethods)).items():
         if callable(member) or isinstance(member, property):
             setattr(Tensor, name, member)
 
