@@ -268,3 +268,13 @@ def test_sequences_are_padded_as_by_pytorch():
             rows = [library.ones(3, 2), library.zeros(1, 2), library.ones(2, 2)]
             made.append(pad(rows, **options).tolist())
         assert made[0] == made[1]
+
+
+def test_an_optimizer_of_a_copied_model_and_its_schedule():
+    """add_param_group takes part in a schedule that is made afterwards."""
+    optimizer = optim.SGD([tinylora.zeros(1, requires_grad=True)], lr=1.0)
+    optimizer.add_param_group({"params": [tinylora.zeros(2, requires_grad=True)], "lr": 0.5})
+    schedule = optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    optimizer.step()
+    schedule.step()
+    assert schedule.get_last_lr() == [0.5, 0.25]

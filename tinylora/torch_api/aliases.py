@@ -81,6 +81,17 @@ def short(input: Tensor) -> Tensor:
     return input.to(int16)
 
 
+def stride(input: Tensor, dim: int | None = None) -> Any:
+    """How many elements apart neighbours are in memory, for each axis or for one."""
+    steps = tuple(step // input.array.itemsize for step in input.array.strides)
+    return steps if dim is None else steps[dim]
+
+
+def data_ptr(input: Tensor) -> int:
+    """The address of the first element."""
+    return input.array.ctypes.data if input.device == "cpu" else input.array.data.ptr
+
+
 class Aliases:
     """Methods and properties of Tensor."""
 
@@ -93,6 +104,8 @@ class Aliases:
     new = new
     type = type_of
     detach_ = detach_
+    stride = stride
+    data_ptr = data_ptr
     bfloat16 = bfloat16_of
     byte = byte
     char = char

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 HERE = __name__.partition(".")[0]  # "tinylora"
 FOLLOWED = "2.13.0+tinylora"  # what torch.__version__ says
 # Files of PyTorch's that programs import from, whose names are those of the package that they are in.
@@ -117,7 +119,7 @@ class StandIn(types.ModuleType):
             raise self._error(path, sys._getframe(1)) from None
         if isinstance(found, types.ModuleType) and found.__name__.startswith(HERE):
             return importlib.import_module(path)
-        if callable(found):
+        if callable(found) or isinstance(found, np.dtype):
             self.__dict__[name] = found  # found without this function the next time
         return found
 
