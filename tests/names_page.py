@@ -73,7 +73,7 @@ def belongs(value: object, path: str) -> bool:
 
 HELPERS = {
     "Array", "Generator", "Handle", "Node", "Tensor", "array_module", "bfloat16", "default_generator", "each", "full",
-    "grad_enabled", "no_grad", "once", "register_hook", "stack", "tensor",
+    "grad_enabled", "no_grad", "once", "overwrite", "register_hook", "stack", "tensor", "written",
 }  # fmt: skip
 
 
