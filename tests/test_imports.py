@@ -15,8 +15,8 @@ PACKAGE = Path(__file__).parent.parent / "tinylora"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
-    "backend", "op", "ops", "tensor", "kernels", "torch_api", "nn", "optim formats", "lora testing",
-    "text", "models", "adapters", "tasks", "training", "runs", "app", "__main__",
+    "backend", "op", "ops", "tensor", "kernels", "torch_api", "nn", "optim formats utils", "lora testing",
+    "text", "models", "adapters", "tasks", "training", "runs", "app", "__main__ as_torch",
 ]  # fmt: skip
 FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms.split()}
 READING_PATH = ["op.py", "ops/nn.py", "tensor.py", "nn/module.py", "models/gpt.py", "lora.py"]

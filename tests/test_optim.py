@@ -15,6 +15,10 @@ OPTIMIZERS = [
     ("SGD", {"lr": 0.1, "momentum": 0.5, "weight_decay": 0.01, "nesterov": True}), ("Adam", {"lr": 0.01}),
     ("Adam", {"lr": 0.1, "betas": (0.5, 0.9), "eps": 1e-3}), ("Adam", {"lr": 0.01, "weight_decay": 0.1}),
     ("AdamW", {"lr": 0.01}), ("AdamW", {"lr": 0.1, "weight_decay": 0.5}), ("AdamW", {"betas": (0.0, 0.5)}),
+    ("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": 0.3}), ("SGD", {"lr": 0.01, "maximize": True}),
+    ("AdamW", {"lr": 0.01, "maximize": True, "foreach": False}), ("RMSprop", {"lr": 0.01}),
+    ("RMSprop", {"lr": 0.01, "momentum": 0.9, "centered": True, "weight_decay": 0.1}), ("Adagrad", {"lr": 0.1}),
+    ("Adagrad", {"lr": 0.1, "lr_decay": 0.1, "weight_decay": 0.1, "initial_accumulator_value": 0.1}),
 ]  # fmt: skip
 
 

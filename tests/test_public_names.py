@@ -38,7 +38,10 @@ from tinylora.torch_api.methods import TensorMethods
 from tinylora.torch_api.operators import Operators
 
 ROOT = Path(__file__).parent.parent
-ROOMS = {"adapters", "cuda", "functional", "linalg", "lora", "models", "nn", "ops", "optim", "testing"}
+ROOMS = {
+    "adapters", "amp", "as_torch", "autograd", "backends", "cuda", "distributed", "functional", "linalg", "lora", "models",
+    "nn", "ops", "optim", "random", "testing", "utils",
+}  # fmt: skip
 NEW_FUNCTIONS = [
     activations, diagonals, distances, joining, losses, new, products, rearranging, sampling, scans, scattering, scientific,
     statistics,

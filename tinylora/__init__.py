@@ -9,23 +9,25 @@ import typing
 import tinylora.kernels
 import tinylora.torch_api.methods
 from tinylora import lora, nn, ops, optim
-from tinylora.training import cuda
 from tinylora.nn import functional
 from tinylora.backend import bool_ as bool
-from tinylora.backend import bfloat16, device, float16, float32, float64, int8, int16, int32, int64, manual_seed
-from tinylora.backend import set_default_device, uint8
+from tinylora.backend import Generator, bfloat16, default_generator, device, float16, float32, float64, initial_seed
+from tinylora.backend import int8, int16, int32, int64, manual_seed, set_default_device, uint8
 from tinylora.kernels import get_num_threads, no_kernels, set_num_threads
 from tinylora.kernels.cuda.gemm import get_float32_matmul_precision, set_float32_matmul_precision
 from tinylora.nn.count import count_parameters
-from tinylora.tensor import Tensor, inference_mode, no_grad
+from tinylora.tensor import Tensor, enable_grad, no_grad
 from tinylora.torch_api.comparison import all, allclose, any, ceil, eq, equal, floor, ge, gt, isfinite, isinf, isnan, le
 from tinylora.torch_api.comparison import logical_and, logical_not, logical_or, lt, ne, round, sign
-from tinylora.torch_api.conversion import clone, numel
+from tinylora.torch_api.conversion import clone, is_floating_point, numel, set_printoptions
 from tinylora.torch_api.creation import arange, empty, empty_like, eye, from_numpy, full, full_like, ones, ones_like, rand
 from tinylora.torch_api.creation import rand_like, randint, randn, randn_like, tensor, zeros, zeros_like
 from tinylora.torch_api.functional import abs, add, amax, amin, clamp, cos, cumsum, div, einsum, erf, exp, log, log_softmax
 from tinylora.torch_api.functional import masked_fill, matmul, maximum, mean, minimum, mul, neg, pow, prod, relu, rsqrt
 from tinylora.torch_api.functional import sigmoid, sin, softmax, sqrt, std, sub, sum, tanh, var, where
+from tinylora.torch_api.modes import Size, are_deterministic_algorithms_enabled, compile, dtype, finfo
+from tinylora.torch_api.modes import get_default_device, get_default_dtype, iinfo, inference_mode, is_grad_enabled, is_tensor
+from tinylora.torch_api.modes import set_default_dtype, set_grad_enabled, use_deterministic_algorithms
 from tinylora.torch_api.promote import result_type
 from tinylora.torch_api.shaping import argmax, argmin, argsort, cat, chunk, concat, concatenate, flatten, gather
 from tinylora.torch_api.shaping import index_select, max, min, msort, permute, ravel, reshape, scatter_add, sort, split
@@ -68,22 +70,38 @@ from math import e, inf, nan, pi
 __version__ = "0.1.0"
 
 if typing.TYPE_CHECKING:
-    from tinylora import adapters, models, testing
+    from tinylora import adapters, as_torch, models, testing, utils
     from tinylora.models import load_model
     from tinylora.runs.finetune import finetune, resume
     from tinylora.runs.run import Run
     from tinylora.testing.profile import profile
+    from tinylora.torch_api import amp, autograd, backends, cuda, distributed, random
+    from tinylora.torch_api.amp import autocast, is_autocast_enabled
+    from tinylora.torch_api.random import get_rng_state, seed, set_rng_state
+    from tinylora.torch_api.legacy import BFloat16Tensor, BoolTensor, ByteTensor, CharTensor, DoubleTensor, FloatTensor
+    from tinylora.torch_api.legacy import HalfTensor, IntTensor, LongTensor, ShortTensor
+    from tinylora.formats.tensors import load, save
 else:
-    # imported at their first use: together they take as long as all the rest
-    _ROOMS = ("adapters", "models", "testing")
+    # imported at their first use: together they take longer than all the rest
+    _ROOMS = {name: f"tinylora.{name}" for name in ("adapters", "as_torch", "models", "testing", "utils")}
+    _ROOMS |= {
+        name: f"tinylora.torch_api.{name}" for name in ("amp", "autograd", "backends", "cuda", "distributed", "random")
+    }
     _NAMES = {
         "Run": "tinylora.runs.run", "finetune": "tinylora.runs.finetune", "load_model": "tinylora.models",
         "profile": "tinylora.testing.profile", "resume": "tinylora.runs.finetune",
     }  # fmt: skip
+    _NAMES |= dict.fromkeys(("load", "save"), "tinylora.formats.tensors") | dict.fromkeys(
+        ("autocast", "is_autocast_enabled"), "tinylora.torch_api.amp"
+    )
+    _NAMES |= dict.fromkeys(("get_rng_state", "seed", "set_rng_state"), "tinylora.torch_api.random")
+    _NAMES |= {f"{kind}Tensor": "tinylora.torch_api.legacy" for kind in (
+        "BFloat16", "Bool", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short"
+    )}  # fmt: skip
 
     def __getattr__(name):
         if name in _ROOMS:
-            found = importlib.import_module(f"tinylora.{name}")
+            found = importlib.import_module(_ROOMS[name])
         elif name in _NAMES:
             found = getattr(importlib.import_module(_NAMES[name]), name)
         else:
@@ -91,18 +109,27 @@ else:
         return globals().setdefault(name, found)
 
 
-float, double, half, int, long = float32, float64, float16, int32, int64
+float, double, half, int, long, short = float32, float64, float16, int32, int64, int16
 
 __all__ = [
     # the library's rooms
-    "adapters", "cuda", "functional", "linalg", "lora", "models", "nn", "ops", "optim", "testing",
+    "adapters", "amp", "as_torch", "autograd", "backends", "cuda", "distributed", "functional", "linalg", "lora",
+    "models", "nn", "ops", "optim", "random", "testing", "utils",
     # tensors and modes
-    "Run", "Tensor", "checkpoint", "count_parameters", "device", "finetune", "get_float32_matmul_precision",
-    "get_num_threads", "inference_mode", "load_model", "manual_seed", "no_grad", "no_kernels", "profile", "result_type",
-    "resume", "set_default_device", "set_float32_matmul_precision", "set_num_threads",
+    "Run", "Tensor", "autocast", "are_deterministic_algorithms_enabled", "checkpoint", "compile", "count_parameters",
+    "device", "enable_grad", "finetune", "get_default_device", "get_float32_matmul_precision", "get_num_threads",
+    "inference_mode", "is_autocast_enabled", "is_grad_enabled", "is_tensor", "load", "load_model", "no_grad", "no_kernels",
+    "profile", "resume", "save", "set_default_device", "set_printoptions", "set_float32_matmul_precision",
+    "set_grad_enabled", "set_num_threads", "use_deterministic_algorithms",
+    # random numbers
+    "Generator", "default_generator", "get_rng_state", "initial_seed", "manual_seed", "seed", "set_rng_state",
     # dtypes and constants
-    "bfloat16", "bool", "double", "float", "float16", "float32", "float64", "half", "int", "int16", "int32", "int64",
-    "int8", "long", "uint8", "e", "inf", "nan", "pi",
+    "Size", "bfloat16", "bool", "double", "dtype", "finfo", "float", "float16", "float32", "float64",
+    "get_default_dtype", "half", "iinfo", "int", "int16", "int32", "int64", "int8", "is_floating_point", "long",
+    "result_type", "set_default_dtype", "short", "uint8", "e", "inf", "nan", "pi",
+    # older constructors
+    "BFloat16Tensor", "BoolTensor", "ByteTensor", "CharTensor", "DoubleTensor", "FloatTensor", "HalfTensor", "IntTensor",
+    "LongTensor", "ShortTensor",
     # creation
     "arange", "empty", "empty_like", "eye", "from_numpy", "full", "full_like", "ones", "ones_like", "rand", "rand_like",
     "randint", "randn", "randn_like", "tensor", "zeros", "zeros_like",

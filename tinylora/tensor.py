@@ -169,6 +169,11 @@ def _node_of_output(i: int, part: Array, node: Node) -> Node:
 
 
 # ------------------------------------------------------------------------------------------ going back
+hooks: weakref.WeakKeyDictionary[Node, list[Callable[[Array], Array]]] = (
+    weakref.WeakKeyDictionary()
+)  # see torch_api/hooks.py
+
+
 @np.errstate(all="ignore")
 def _walk(root: Node, gradient: Array, retain_graph: bool) -> None:
     """Visit every node below `root` once, after all nodes above it, and send its gradient down its edges."""
@@ -179,6 +184,8 @@ def _walk(root: Node, gradient: Array, retain_graph: bool) -> None:
     try:
         for node in reversed(order):
             g = gradients.pop(node)
+            for hook in hooks.get(node, ()) if hooks else ():
+                g = hook(g)
             if node.leaf is not None:
                 _collect(node.leaf(), g, collected)
                 continue
@@ -296,6 +303,3 @@ class enable_grad(no_grad):
     """The opposite of `no_grad`, inside one."""
 
     recorded = True
-
-
-inference_mode = no_grad

@@ -5,7 +5,19 @@ from tinylora.backend.arrays import device, device_of, float16, float32, float64
 from tinylora.backend.arrays import is_device, is_floating, known, seen, set_default_device, to_device, uint8
 from tinylora.backend.memory import check_unchanged, overwrite, owner, writes, written
 from tinylora.backend.meta import MetaArray
-from tinylora.backend.random import keys_from, manual_seed, mix, next_key, random, random_bits, random_integers, random_state
-from tinylora.backend.random import set_random_state
+from tinylora.backend.random import (
+    Generator,
+    default_generator,
+    initial_seed,
+    keys_from,
+    manual_seed,
+    mix,
+    next_key,
+    random,
+    random_bits,
+    random_integers,
+    random_state,
+    set_random_state,
+)
 from tinylora.backend.sums import is_half, running, scatter_sum, total, wide
 from tinylora.backend.switch import Switch

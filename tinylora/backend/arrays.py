@@ -58,12 +58,17 @@ class device:
     """
 
     default: ClassVar[device | None] = None  # outside of all blocks
-    __slots__ = ("type",)
+    __slots__ = ("index", "type")
 
-    def __init__(self, name: str | device) -> None:
-        self.type = str(name).removesuffix(":0")
-        if self.type not in ("cpu", "cuda", "meta"):
-            raise RuntimeError(f"unknown device {str(name)!r}: expected 'cpu', 'cuda' or 'meta'")
+    def __init__(self, type: str | int | device, index: int | None = None) -> None:
+        name = str(type) if index is None else f"{type}:{index}"
+        self.type, self.index = name, index
+        if name not in ("cpu", "cuda", "meta"):
+            self.type = "cuda" if name == "0" else name.removesuffix(":0")
+            self.index = 0
+            if self.type not in ("cpu", "cuda", "meta"):
+                which = "; of GPUs the first one is used" if name.startswith("cuda:") or name.isdigit() else ""
+                raise RuntimeError(f"unknown device {name!r}: expected 'cpu', 'cuda' or 'meta'{which}")
 
     def __enter__(self) -> device:
         _blocks.devices.append(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import os
 import threading
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -22,7 +23,7 @@ class _Random:
     They are made at their first use: numpy.random is a fifth of what `import tinylora` would take.
     """
 
-    def __init__(self, seed: int | None) -> None:
+    def __init__(self, seed: int) -> None:
         self.seed = seed
 
     @functools.cached_property
@@ -34,13 +35,79 @@ class _Random:
         return np.random.Generator(np.random.SFC64(self.seed))
 
 
-_random = _Random(None)
+def _new_seed() -> int:
+    return int.from_bytes(os.urandom(8), "little") >> 1
 
 
-def manual_seed(seed: int) -> None:
+_random = _Random(_new_seed())
+
+
+class Generator:
+    """A source of random numbers of its own, seeded by itself: `randn(3, generator=Generator().manual_seed(0))`.
+
+    >>> import tinylora
+    >>> a, b = (tinylora.rand(4, generator=tinylora.Generator().manual_seed(7)) for _ in range(2))
+    >>> tinylora.equal(a, b)
+    True
+    """
+
+    def __init__(self, device: str | device = "cpu") -> None:
+        self.device = device
+        self.seed()
+
+    def manual_seed(self, seed: int) -> Generator:
+        self._random = _Random(int(seed) % 2**64)
+        return self
+
+    def seed(self) -> int:
+        """Seed it with a number from the operating system, which is returned."""
+        self._random = _Random(_new_seed())
+        return self._random.seed
+
+    def initial_seed(self) -> int:
+        """The number that it was last seeded with."""
+        return self._random.seed
+
+    @property
+    def numbers(self) -> np.random.Generator:
+        """NumPy's generator, which draws the numbers."""
+        return self._random.weights
+
+
+def manual_seed(seed: int) -> Generator:
     """Seed all random numbers. Weights are drawn on the CPU, so that a seed gives the same model on every device."""
     global _random
     _random = _Random(int(seed) % 2**64)
+    return default_generator
+
+
+def initial_seed() -> int:
+    """The number that `manual_seed` was last given, or the one that was drawn when the program began."""
+    return _random.seed
+
+
+class _Default(Generator):
+    """The generator that `manual_seed` seeds."""
+
+    def __init__(self) -> None:
+        self.device = "cpu"
+
+    def manual_seed(self, seed: int) -> Generator:
+        return manual_seed(seed)
+
+    def seed(self) -> int:
+        manual_seed(_new_seed())
+        return _random.seed
+
+    def initial_seed(self) -> int:
+        return _random.seed
+
+    @property
+    def numbers(self) -> np.random.Generator:
+        return _random.weights
+
+
+default_generator = _Default()
 
 
 def random_state() -> dict[str, Any]:
@@ -72,13 +139,15 @@ def random(
     where: str | device | None = None,
     low: float = 0.0,
     high: float = 1.0,
+    generator: Generator | None = None,
 ) -> Array:
     """Random numbers of `kind` "normal" (mean 0, variance 1) or "uniform" (in [low, high))."""
     there = device(where) if where is not None else default_device()
     if there == "meta":
         return MetaArray(shape, dtype)
     dtype = known(dtype)
-    draw: Any = _random.weights.standard_normal if kind == "normal" else _random.weights.random
+    source = (generator or default_generator).numbers
+    draw: Any = source.standard_normal if kind == "normal" else source.random
     wide = draw(shape, dtype=dtype if dtype in (float32, float64) else float32)
     if kind == "uniform" and (low, high) != (0.0, 1.0):
         wide *= high - low  # in place: GPT-2's output layer alone is 154 MB
@@ -86,10 +155,12 @@ def random(
     return to_device(wide.astype(dtype, copy=False), there)
 
 
-def random_integers(low: int, high: int, shape: tuple[int, ...], where: str | device | None = None) -> Array:
+def random_integers(
+    low: int, high: int, shape: tuple[int, ...], where: str | device | None = None, generator: Generator | None = None
+) -> Array:
     """Integers, uniform in [low, high)."""
     there = device(where) if where is not None else default_device()
-    return to_device(_random.weights.integers(low, high, shape), there)
+    return to_device((generator or default_generator).numbers.integers(low, high, shape), there)
 
 
 def next_key() -> Any:

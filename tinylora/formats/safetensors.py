@@ -32,12 +32,13 @@ SLAB = 1 << 20  # elements copied at a time, to keep little of the map in memory
 class Mapped:
     """A safetensors file, memory-mapped: names and shapes when opened, arrays on demand.
 
-    Raises LoadError if it is invalid or has the name of a pickle; MissingFileError if it does not exist.
+    Raises LoadError if it is invalid, or has the name of a pickle and not `any_name`; MissingFileError if there is none.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, any_name: bool = False) -> None:
         self.path = path = Path(path)
-        refuse_pickle(path)
+        if not any_name:
+            refuse_pickle(path)
         if not path.is_file():
             raise MissingFileError(f"{path}: no such file")
         try:

@@ -1,21 +1,22 @@
-"""Linear, Embedding, LayerNorm, Dropout and the other basic layers, with PyTorch's arguments, initial values and repr."""
+"""Linear, Embedding, the norms, Dropout and Flatten, with PyTorch's arguments, initial values and repr."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
 
 from tinylora.backend import float32, random
 from tinylora.nn import functional as F
+from tinylora.nn import init
 from tinylora.nn.module import Module, Parameter
-from tinylora.tensor import Tensor
+from tinylora.tensor import Tensor, no_grad
 from tinylora.torch_api.creation import ones, randn, zeros
 
 
-def _uniform(*shape: int, bound: float, device: Any, dtype: Any) -> Parameter:
+def uniform(*shape: int, bound: float, device: Any, dtype: Any) -> Parameter:
     return Parameter(Tensor(random("uniform", shape, np.dtype(dtype or float32), device, -bound, bound)))
 
 
@@ -33,8 +34,15 @@ class Linear(Module):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         bound = 1 / math.sqrt(in_features) if in_features else 0.0
-        self.weight = _uniform(out_features, in_features, bound=bound, device=device, dtype=dtype)
-        self.register_parameter("bias", _uniform(out_features, bound=bound, device=device, dtype=dtype) if bias else None)
+        self.weight = uniform(out_features, in_features, bound=bound, device=device, dtype=dtype)
+        self.register_parameter("bias", uniform(out_features, bound=bound, device=device, dtype=dtype) if bias else None)
+
+    def reset_parameters(self) -> None:
+        """Draw weight and bias again."""
+        bound = 1 / math.sqrt(self.in_features) if self.in_features else 0.0
+        for parameter in (self.weight, self.bias):
+            if parameter is not None:
+                init.uniform_(parameter, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
@@ -44,18 +52,51 @@ class Linear(Module):
 
 
 class Embedding(Module):
-    """ids -> rows of weight (num_embeddings, embedding_dim), which starts as N(0, 1)."""
+    """ids -> rows of weight (num_embeddings, embedding_dim), which starts as N(0, 1).
 
-    def __init__(self, num_embeddings: int, embedding_dim: int, device: Any = None, dtype: Any = None) -> None:
+    The row `padding_idx` starts as zeros, and its gradient is zero.
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None = None,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
+            raise ValueError(f"padding_idx {padding_idx} is outside the {num_embeddings} embeddings")
+        self.padding_idx = padding_idx if padding_idx is None else padding_idx % num_embeddings
         self.weight = Parameter(randn(num_embeddings, embedding_dim, device=device, dtype=dtype))
+        self._clear_padding()
+
+    @classmethod
+    def from_pretrained(cls, embeddings: Tensor, freeze: bool = True, padding_idx: int | None = None) -> Self:
+        """With the given rows, which are not trained unless freeze=False."""
+        rows, columns = embeddings.shape
+        layer = cls(rows, columns, padding_idx, device="meta")
+        layer.weight = Parameter(embeddings, requires_grad=not freeze)
+        return layer
+
+    def reset_parameters(self) -> None:
+        """Draw the weight again."""
+        init.normal_(self.weight)
+        self._clear_padding()
+
+    def _clear_padding(self) -> None:
+        if self.padding_idx is not None and self.weight.device != "meta":
+            with no_grad():
+                self.weight[self.padding_idx] = 0.0
 
     def forward(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, self.weight)
+        return F.embedding(ids, self.weight, self.padding_idx)
 
     def extra_repr(self) -> str:
-        return f"{self.num_embeddings}, {self.embedding_dim}"
+        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
+        return f"{self.num_embeddings}, {self.embedding_dim}{padding}"
 
 
 class LayerNorm(Module):
@@ -76,6 +117,13 @@ class LayerNorm(Module):
         affine = elementwise_affine
         self.register_parameter("weight", Parameter(ones(shape, device=device, dtype=dtype)) if affine else None)
         self.register_parameter("bias", Parameter(zeros(shape, device=device, dtype=dtype)) if affine and bias else None)
+
+    def reset_parameters(self) -> None:
+        """Weight 1, bias 0."""
+        if self.weight is not None:
+            init.ones_(self.weight)
+        if self.bias is not None:
+            init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
@@ -107,6 +155,11 @@ class RMSNorm(Module):
         weight = Parameter(ones(shape, device=device, dtype=dtype)) if elementwise_affine else None
         self.register_parameter("weight", weight)
 
+    def reset_parameters(self) -> None:
+        """Weight 1."""
+        if self.weight is not None:
+            init.ones_(self.weight)
+
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.normalized_shape, self.weight, self.eps)
 
@@ -117,8 +170,9 @@ class RMSNorm(Module):
 class Dropout(Module):
     """Zero each element with probability p and scale the rest by 1 / (1 - p). In evaluation mode, return the input."""
 
-    def __init__(self, p: float = 0.5) -> None:
+    def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
         super().__init__()
+        self.inplace = inplace  # accepted; the input stays as it is
         if not 0 <= p <= 1:
             raise ValueError(f"dropout probability must be between 0 and 1, not {p}")
         self.p = p
@@ -127,49 +181,7 @@ class Dropout(Module):
         return F.dropout(x, self.p, self.training)
 
     def extra_repr(self) -> str:
-        return f"p={self.p}, inplace=False"
-
-
-class GELU(Module):
-    """x Φ(x), or GPT-2's form of it with approximate="tanh"."""
-
-    def __init__(self, approximate: str = "none") -> None:
-        super().__init__()
-        self.approximate = approximate
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(x, self.approximate)
-
-    def extra_repr(self) -> str:
-        return f"approximate={self.approximate!r}"
-
-
-class ReLU(Module):
-    """max(x, 0)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x)
-
-
-class SiLU(Module):
-    """x · sigmoid(x)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.silu(x)
-
-
-class Softmax(Module):
-    """eˣ / Σ eˣ along `dim`."""
-
-    def __init__(self, dim: int = -1) -> None:
-        super().__init__()
-        self.dim = dim
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.softmax(x, self.dim)
-
-    def extra_repr(self) -> str:
-        return f"dim={self.dim}"
+        return f"p={self.p}, inplace={self.inplace}"
 
 
 class Identity(Module):
@@ -182,69 +194,30 @@ class Identity(Module):
         return x
 
 
-class _List(Module):
-    """The common base of Sequential and ModuleList: children named "0", "1", .."""
+class Flatten(Module):
+    """The axes start_dim to end_dim as one: (N, a, b) -> (N, a · b)."""
 
-    def __init__(self, modules: Iterable[Module]) -> None:
+    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
         super().__init__()
-        for i, module in enumerate(modules):
-            setattr(self, str(i), module)
-
-    def __len__(self) -> int:
-        return len(self._modules)
-
-    def __iter__(self) -> Iterator[Module]:
-        return iter(self._modules.values())
-
-    def _name(self, i: int) -> str:
-        if not -len(self) <= i < len(self):
-            raise IndexError(f"index {i} is out of range: {type(self).__name__} holds {len(self)} modules")
-        return list(self._modules)[i]
-
-    def __getitem__(self, i: int | slice) -> Any:
-        return type(self)(*_packed(self, list(self)[i])) if isinstance(i, slice) else self._modules[self._name(i)]
-
-    def __setitem__(self, i: int, module: Module) -> None:
-        setattr(self, self._name(i), module)
-
-    def append(self, module: Module) -> _List:
-        setattr(self, str(len(self)), module)
-        return self
-
-
-def _packed(kind: _List, modules: list[Module]) -> Sequence[Any]:
-    return modules if isinstance(kind, Sequential) else [modules]
-
-
-class Sequential(_List):
-    """Modules applied one after the other: `Sequential(Linear(4, 3), ReLU())`, or from a dict of names."""
-
-    def __init__(self, *modules: Any) -> None:
-        named = modules[0] if len(modules) == 1 and isinstance(modules[0], dict) else {}
-        super().__init__(() if named else modules)
-        for name, module in named.items():
-            setattr(self, name, module)
+        self.start_dim, self.end_dim = start_dim, end_dim
 
     def forward(self, x: Tensor) -> Tensor:
-        for module in self:
-            x = module(x)
-        return x
+        return x.flatten(self.start_dim, self.end_dim)
+
+    def extra_repr(self) -> str:
+        return f"start_dim={self.start_dim}, end_dim={self.end_dim}"
 
 
-class ModuleList(_List):
-    """A list of registered modules. It has no forward: index it or iterate over it."""
+class Unflatten(Module):
+    """The axis `dim` as several, of `unflattened_size`."""
 
-    def __init__(self, modules: Iterable[Module] = ()) -> None:
-        super().__init__(modules)
-
-
-class CrossEntropyLoss(Module):
-    """-log softmax(logits)[target], see `functional.cross_entropy`."""
-
-    def __init__(self, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean") -> None:
+    def __init__(self, dim: int, unflattened_size: Sequence[int]) -> None:
         super().__init__()
-        self.register_buffer("weight", weight)
-        self.ignore_index, self.reduction = ignore_index, reduction
+        self.dim, self.unflattened_size = dim, tuple(unflattened_size)
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(input, target, self.weight, ignore_index=self.ignore_index, reduction=self.reduction)
+    def forward(self, x: Tensor) -> Tensor:
+        axis = self.dim % x.array.ndim
+        return x.reshape(*x.shape[:axis], *self.unflattened_size, *x.shape[axis + 1 :])
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, unflattened_size={self.unflattened_size}"

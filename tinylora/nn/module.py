@@ -11,8 +11,10 @@ from typing import Any, Self
 
 import numpy as np
 
+from tinylora.nn import hooks
 from tinylora.nn.count import ParameterCount, count_parameters
-from tinylora.nn.state import load_state_dict, locate, move, own_state
+from tinylora.nn.extras import Extras
+from tinylora.nn.state import LoadResult, load_state_dict, locate, move, own_state
 from tinylora.tensor import Tensor
 
 
@@ -22,10 +24,12 @@ class Parameter(Tensor):
     __slots__ = ()
 
     def __init__(self, data: Tensor, requires_grad: bool = True) -> None:
+        if not isinstance(data, Tensor):
+            raise TypeError(f"a Parameter is made of a Tensor, not {type(data).__name__}")
         super().__init__(data.array, requires_grad)
 
 
-class Module:
+class Module(Extras):
     """The base class of everything with parameters and a `forward`. Subclass it, and call `super().__init__()` first.
 
     >>> from tinylora import nn
@@ -47,7 +51,7 @@ class Module:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return self.forward(*args, **kwargs)
+            return hooks.call(self, args, kwargs) if self.hooks else self.forward(*args, **kwargs)
         except Exception as error:
             locate(error, self)
             raise
@@ -115,25 +119,27 @@ class Module:
                 if tensor is not None:
                     yield (f"{path}.{name}" if path else name), tensor, module
 
-    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
-        """Every parameter with its path; one that is used in two places (tied) is listed once."""
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Parameter]]:
+        """Every parameter with its path, or this module's own alone; one used in two places (tied) is listed once."""
         seen: set[int] = set()
-        for path, parameter, _ in self.named_tensors("_parameters", prefix):
-            if id(parameter) not in seen:
+        for path, parameter, owner in self.named_tensors("_parameters", prefix):
+            if (recurse or owner is self) and not (remove_duplicate and id(parameter) in seen):
                 seen.add(id(parameter))
                 yield path, parameter
 
-    def named_buffers(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-        return ((path, buffer) for path, buffer, _ in self.named_tensors("_buffers", prefix))
+    def named_buffers(self, prefix: str = "", recurse: bool = True) -> Iterator[tuple[str, Tensor]]:
+        return ((path, buffer) for path, buffer, owner in self.named_tensors("_buffers", prefix) if recurse or owner is self)
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
         return iter([(name, child) for name, child in self._modules.items() if child is not None])
 
-    def parameters(self) -> Iterator[Parameter]:
-        return (parameter for _, parameter in self.named_parameters())
+    def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
+        return (parameter for _, parameter in self.named_parameters(recurse=recurse))
 
-    def buffers(self) -> Iterator[Tensor]:
-        return (buffer for _, buffer in self.named_buffers())
+    def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
+        return (buffer for _, buffer in self.named_buffers(recurse=recurse))
 
     def modules(self) -> Iterator[Module]:
         return (module for _, module in self.named_modules())
@@ -172,21 +178,22 @@ class Module:
             parameter.requires_grad = requires_grad
         return self
 
-    def zero_grad(self) -> None:
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Set all gradients to None, or to zeros."""
         for parameter in [p for p in self._parameters.values() if p is not None]:
-            parameter.grad = None
+            parameter.grad = None if set_to_none or parameter.grad is None else parameter.grad * 0
         for child in self.children():
-            child.zero_grad()
+            child.zero_grad(set_to_none)
 
-    def to(self, *where: Any, dtype: Any = None, device: Any = None) -> Module:
+    def to(self, *where: Any, dtype: Any = None, device: Any = None, non_blocking: bool = False) -> Self:
         """Move every parameter and buffer to a device, cast the floating-point ones to a dtype, or both."""
         move(self, where, dtype, device)
         return self
 
-    def double(self) -> Module:
+    def double(self) -> Self:
         return self.to(np.float64)
 
-    def float(self) -> Module:
+    def float(self) -> Self:
         return self.to(np.float32)
 
     # ------------------------------------------------------------------- saving, counting, printing
@@ -205,8 +212,8 @@ class Module:
             child.state_dict(destination=state, prefix=f"{prefix}{name}.", keep_vars=keep_vars)
         return state
 
-    def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> tuple[list[str], list[str]]:
-        """Copy `state` into the parameters, keeping their dtype and device. Returns (missing, unexpected) names.
+    def load_state_dict(self, state: dict[str, Any], strict: bool = True) -> LoadResult:
+        """Copy `state` into the parameters, keeping their dtype and device. Returns (missing_keys, unexpected_keys).
 
         Raises RuntimeError that lists every missing, unexpected and mis-shaped name; nothing is loaded then.
         With strict=False only shapes must fit.
@@ -237,5 +244,5 @@ def fan_out(x: Tensor, *layers: Module) -> list[Tensor]:
     [(2, 3), (2, 5)]
     """
     kind = type(layers[0])
-    alike = all(type(layer) is kind and "forward" not in vars(layer) for layer in layers)
+    alike = all(type(layer) is kind and "forward" not in vars(layer) and not layer.hooks for layer in layers)
     return (kind if alike else Module).forward_many(layers, x)

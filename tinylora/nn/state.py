@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -14,9 +14,21 @@ if TYPE_CHECKING:
     from tinylora.nn.module import Module
 
 
+class LoadResult(NamedTuple):
+    """The names that a state lacked, and those that the module does not have."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+    def __repr__(self) -> str:
+        if not self.missing_keys and not self.unexpected_keys:
+            return "<All keys matched successfully>"
+        return f"LoadResult(missing_keys={self.missing_keys}, unexpected_keys={self.unexpected_keys})"
+
+
 def own_state(module: Module, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """The parameters and persistent buffers of a module itself, by name."""
-    if getattr(module, "merged", False) is True:
+    if getattr(module, "merged", False) is True and hasattr(module, "unmerge"):  # LoRA of this package, not a program's own
         way_out = "unmerge() to have it apart, or merge_and_unload to have plain weights"
         where = prefix.removesuffix(".") or "this layer"
         raise RuntimeError(f"{where} is merged, and its state would hold the change twice: call {way_out}")
@@ -24,7 +36,7 @@ def own_state(module: Module, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     return ((name, tensor) for name, tensor in (module._parameters | buffers).items() if tensor is not None)
 
 
-def load_state_dict(module: Module, state: dict[str, Any], strict: bool) -> tuple[list[str], list[str]]:
+def load_state_dict(module: Module, state: dict[str, Any], strict: bool) -> LoadResult:
     """Copy `state` into the parameters, keeping their dtype and device. See `Module.load_state_dict`."""
     own: dict[str, Tensor] = {}
     for path, m in module.named_modules():
@@ -43,7 +55,7 @@ def load_state_dict(module: Module, state: dict[str, Any], strict: bool) -> tupl
     for k in [k for k in wanted if k in state]:
         array = state[k].array if isinstance(state[k], Tensor) else state[k]
         overwrite(own[k].array, to_device(array, own[k].device))
-    return missing, unexpected
+    return LoadResult(missing, unexpected)
 
 
 def move(module: Module, where: tuple[Any, ...], dtype: Any, device: Any) -> None:

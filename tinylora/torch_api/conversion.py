@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator
 from typing import Any, overload
 
@@ -68,12 +69,35 @@ def as_text(input: Tensor) -> str:
     if input.device == "meta":
         text, notes = "...", [f"size={input.shape}", *notes]
     else:
-        text = np.array2string(to_device(input.array, "cpu"), precision=4, separator=", ", prefix="tensor(", threshold=200)
+        text = np.array2string(to_device(input.array, "cpu"), separator=", ", prefix="tensor(", **PRINTED)
     if input.dtype not in (np.float32, np.int64, np.bool_):
         notes.append(f"dtype={input.dtype}")
     if input.requires_grad:
         notes.append("requires_grad=True")
     return f"tensor({', '.join([text, *notes])})"
+
+
+PRINTED: dict[str, Any] = {"precision": 4, "threshold": 200}  # options of np.array2string
+
+
+def set_printoptions(
+    precision: int | None = None,
+    threshold: int | None = None,
+    edgeitems: int | None = None,
+    linewidth: int | None = None,
+    profile: str | None = None,
+    sci_mode: bool | None = None,
+) -> None:
+    """How tensors are printed: digits, elements shown in full, elements at each end otherwise, characters in a line.
+
+    `sci_mode=False` never prints powers of ten; `profile` is "default", "short" (2 digits) or "full" (all elements).
+    """
+    if profile is not None:
+        known = {"default": (4, 200), "short": (2, 200), "full": (4, sys.maxsize)}
+        PRINTED["precision"], PRINTED["threshold"] = known[profile]
+    PRINTED.update({"suppress_small": not sci_mode} if sci_mode is not None else {})
+    given = {"precision": precision, "threshold": threshold, "edgeitems": edgeitems, "max_line_width": linewidth}
+    PRINTED.update({name: value for name, value in given.items() if value is not None})
 
 
 def formatted(input: Tensor, spec: str) -> str:
@@ -134,9 +158,17 @@ def is_contiguous(input: Tensor) -> bool:
 
 
 # --------------------------------------------------------------------------- dtypes, devices, copies
-def to(input: Tensor, *where: Any, dtype: Any = None, device: Any = None) -> Tensor:
-    """On another device, in another dtype, or both: to("cuda"), to(float64), to("cuda", float64), to(other)."""
+def to(
+    input: Tensor, *where: Any, dtype: Any = None, device: Any = None, non_blocking: bool = False, copy: bool = False
+) -> Tensor:
+    """On another device, in another dtype, or both: to("cuda"), to(float64), to("cuda", float64), to(other).
+
+    `copy` makes a copy in any case; `non_blocking` is accepted.
+    """
+    given = input
     for w in where:
+        if isinstance(w, bool):
+            continue  # non_blocking
         if isinstance(w, Tensor):
             dtype, device = w.dtype, w.device
         elif is_device(w):
@@ -147,7 +179,7 @@ def to(input: Tensor, *where: Any, dtype: Any = None, device: Any = None) -> Ten
         input = record(ops.cast, input, dtype=known(dtype))
     if device is not None and input.device != device:
         input = record(ops.move, input, device=str(device))
-    return input
+    return clone(input) if copy and input is given else input
 
 
 def type_as(input: Tensor, other: Tensor) -> Tensor:
@@ -155,12 +187,12 @@ def type_as(input: Tensor, other: Tensor) -> Tensor:
     return to(input, other.dtype)
 
 
-def cpu(input: Tensor) -> Tensor:
+def cpu(input: Tensor, non_blocking: bool = False) -> Tensor:
     """On the CPU."""
     return to(input, "cpu")
 
 
-def cuda(input: Tensor) -> Tensor:
+def cuda(input: Tensor, device: Any = None, non_blocking: bool = False) -> Tensor:
     """On the GPU."""
     return to(input, "cuda")
 

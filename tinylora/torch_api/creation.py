@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tinylora import backend
-from tinylora.backend import float32, int64
+from tinylora.backend import Generator, float32, int64
 from tinylora.tensor import Tensor
 from tinylora.torch_api.promote import number
 from tinylora.torch_api.promote import tensor as tensor
@@ -38,21 +38,36 @@ def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool
     return zeros(*size, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
-def randn(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """Random numbers, normal with mean 0 and variance 1, from the seed of `manual_seed`."""
-    return Tensor(backend.random("normal", _sizes(size), np.dtype(dtype or float32), device), requires_grad)
+def randn(
+    *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False, generator: Generator | None = None
+) -> Tensor:
+    """Random numbers, normal with mean 0 and variance 1, from the seed of `manual_seed`, or from `generator`."""
+    array = backend.random("normal", _sizes(size), np.dtype(dtype or float32), device, generator=generator)
+    return Tensor(array, requires_grad)
 
 
-def rand(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-    """Random numbers, uniform in [0, 1), from the seed of `manual_seed`."""
-    return Tensor(backend.random("uniform", _sizes(size), np.dtype(dtype or float32), device), requires_grad)
+def rand(
+    *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False, generator: Generator | None = None
+) -> Tensor:
+    """Random numbers, uniform in [0, 1), from the seed of `manual_seed`, or from `generator`."""
+    array = backend.random("uniform", _sizes(size), np.dtype(dtype or float32), device, generator=generator)
+    return Tensor(array, requires_grad)
 
 
-def randint(low: int, high: Any = None, size: Any = None, *, dtype: Any = None, device: Any = None) -> Tensor:
+def randint(
+    low: int,
+    high: Any = None,
+    size: Any = None,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    generator: Generator | None = None,
+) -> Tensor:
     """Random integers in [low, high), or [0, low) if called as randint(low, size)."""
     if size is None:
         low, high, size = 0, low, high
-    return Tensor(backend.random_integers(low, high, _sizes(size), device).astype(backend.known(dtype or int64)))
+    array = backend.random_integers(low, high, _sizes(size), device, generator)
+    return Tensor(array.astype(backend.known(dtype or int64)))
 
 
 def arange(start: float, end: float | None = None, step: float = 1, *, dtype: Any = None, device: Any = None) -> Tensor:

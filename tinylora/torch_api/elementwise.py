@@ -42,12 +42,12 @@ def without_derivative(name: str, y: Array, *inputs: Any) -> Tensor:
 # ------------------------------------------------------------------------------------- two inputs
 def add(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
     """input + alpha · other."""
-    return _apply(ops.add, input, other if alpha == 1 else mul(other, alpha))
+    return _apply(ops.add, input, other if alpha == 1 else other * alpha)
 
 
 def sub(input: Any, other: Any, *, alpha: float = 1) -> Tensor:
     """input - alpha · other."""
-    return _apply(ops.sub, input, other if alpha == 1 else mul(other, alpha))
+    return _apply(ops.sub, input, other if alpha == 1 else other * alpha)
 
 
 def mul(input: Any, other: Any) -> Tensor:
@@ -185,8 +185,13 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
 
 
 # ------------------------------------------------------------------------------ choosing and limiting
-def where(condition: Tensor, input: Any, other: Any) -> Tensor:
-    """input where condition is true, else other. The side not chosen gets a gradient of exactly 0, even for inf and NaN."""
+def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
+    """input where condition is true, else other. The side not chosen gets a gradient of exactly 0, even for inf and NaN.
+
+    where(condition) alone is `condition.nonzero(as_tuple=True)`: the indices of what is true, one tensor for each axis.
+    """
+    if input is None and other is None:
+        return condition.nonzero(as_tuple=True)
     a, b = promote(input, other)
     if not isinstance(a, Tensor) and not isinstance(b, Tensor):
         a = tensor(a, device=condition.device)

@@ -37,14 +37,14 @@ def store(input: Tensor, new: Tensor) -> Tensor:
 
 
 # -------------------------------------------------------------------------------------- arithmetic
-def add_(input: Tensor, other: Any) -> Tensor:
-    """input += other."""
-    return store(input, elementwise.add(_before(input, other), other))
+def add_(input: Tensor, other: Any, *, alpha: float = 1) -> Tensor:
+    """input += alpha · other."""
+    return store(input, elementwise.add(_before(input, other), other, alpha=alpha))
 
 
-def sub_(input: Tensor, other: Any) -> Tensor:
-    """input -= other."""
-    return store(input, elementwise.sub(_before(input, other), other))
+def sub_(input: Tensor, other: Any, *, alpha: float = 1) -> Tensor:
+    """input -= alpha · other."""
+    return store(input, elementwise.sub(_before(input, other), other, alpha=alpha))
 
 
 def mul_(input: Tensor, other: Any) -> Tensor:
@@ -98,15 +98,15 @@ def zero_(input: Tensor) -> Tensor:
     return fill_(input, 0)
 
 
-def normal_(input: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
+def normal_(input: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Tensor:
     """Fill with normal random numbers."""
-    drawn = backend.random("normal", input.shape, _drawn_in(input), input.device)
+    drawn = backend.random("normal", input.shape, _drawn_in(input), input.device, generator=generator)
     return assign(input, (drawn * std + mean).astype(input.dtype, copy=False))
 
 
-def uniform_(input: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
+def uniform_(input: Tensor, low: float = 0.0, high: float = 1.0, *, generator: Any = None) -> Tensor:
     """Fill with random numbers from [low, high)."""
-    drawn = backend.random("uniform", input.shape, _drawn_in(input), input.device, low, high)
+    drawn = backend.random("uniform", input.shape, _drawn_in(input), input.device, low, high, generator)
     return assign(input, drawn.astype(input.dtype, copy=False))
 
 

@@ -12,6 +12,7 @@ from tinylora.torch_api import (
     diagonals,
     elementwise,
     functional,
+    hooks,
     joining,
     new,
     products,
@@ -23,11 +24,12 @@ from tinylora.torch_api import (
     shaping,
     statistics,
 )
+from tinylora.torch_api.aliases import Aliases
 from tinylora.torch_api.in_place_methods import InPlaceMethods
 from tinylora.torch_api.operators import Operators
 
 
-class TensorMethods(Operators, InPlaceMethods):
+class TensorMethods(Operators, InPlaceMethods, Aliases):
     """`x.sum(dim=0)` calls `sum(x, dim=0)`.
 
     For type checkers this is the base class of Tensor. At run time Tensor is defined first, since the functions need it,
@@ -358,11 +360,14 @@ class TensorMethods(Operators, InPlaceMethods):
     new_ones = new.new_ones
     new_tensor = new.new_tensor
     new_zeros = new.new_zeros
+    # gradients
+    register_hook = hooks.register_hook
+    retain_grad = hooks.retain_grad
 
 
 def attach() -> None:
     """Give Tensor the methods above. The one place that does."""
-    for name, member in (vars(Operators) | vars(InPlaceMethods) | vars(TensorMethods)).items():
+    for name, member in (vars(Operators) | vars(InPlaceMethods) | vars(Aliases) | vars(TensorMethods)).items():
         if callable(member) or isinstance(member, property):
             setattr(Tensor, name, member)
 

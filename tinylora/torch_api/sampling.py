@@ -73,5 +73,5 @@ def multinomial(input: Tensor, num_samples: int, replacement: bool = False, *, g
 def uniform(shape: tuple[int, ...], generator: Any) -> np.ndarray:
     """float64 numbers in [0, 1) as an array on the CPU, from the seed or from a generator."""
     if generator is not None:
-        return to_device(rand(shape, dtype=np.float64, device="cpu", generator=generator).array, "cpu")  # type: ignore[call-arg]
+        return to_device(rand(shape, dtype=np.float64, device="cpu", generator=generator).array, "cpu")
     return to_device(backend.random("uniform", shape, np.dtype("float64"), "cpu"), "cpu")

@@ -1,8 +1,8 @@
-"""Optimizers with PyTorch's arguments and arithmetic: SGD, Adam, AdamW."""
+"""The base class of optimizers, and SGD, Adam and AdamW, with PyTorch's arguments and arithmetic."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tinylora import ops
@@ -14,12 +14,15 @@ class Optimizer:
     """Base class: groups of parameters with their options, and the state of each parameter.
 
     `parameters` is an iterable of Tensors, of (name, Tensor), or of dicts {"params": one or several, "lr": ..} whose options
-    override the defaults. A step writes into the parameters, so what shares memory with them sees it.
+    override the defaults. A step writes into the parameters, so what shares memory with them sees it. With `maximize` steps
+    go up the gradient. PyTorch's `foreach`, `fused` and `capturable` choose between implementations of the same step: they
+    are accepted and change nothing. `differentiable` is refused.
     """
 
-    def __init__(self, parameters: Iterable[Any], **defaults: Any) -> None:
+    def __init__(self, parameters: Iterable[Any], options: dict[str, Any] | None = None, **defaults: Any) -> None:
         if isinstance(parameters, Tensor):
             raise TypeError("the optimizer takes an iterable of tensors or dicts, and got one tensor: put it in a list")
+        defaults |= checked_options(type(self).__name__, options or {})
         given = list(parameters)
         if not given:
             raise ValueError("the optimizer got an empty list of parameters")
@@ -62,18 +65,22 @@ class Optimizer:
                 raise ValueError(f"betas must be at least 0 and below 1, and one is {beta}")
         self.param_groups.append(made | ({"param_names": names} if names else {}))
 
-    def zero_grad(self) -> None:
-        """Set all gradients to None."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                p.grad = None
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Set all gradients to None, or to zeros."""
+        for p in self.parameters():
+            p.grad = None if set_to_none or p.grad is None else Tensor(array_module(p.grad.array).zeros_like(p.grad.array))
 
-    def step(self) -> None:
-        """Move every parameter that has a gradient."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    overwrite(p.array, self.update(p.array, p.grad.array, self.state.setdefault(p, {}), group))
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Move every parameter that has a gradient. `closure` computes the gradients first; its loss is returned."""
+        loss = None if closure is None else closure()
+        moved = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        self.move([(p, -p.grad.array if group.get("maximize") else p.grad.array, group) for p, group in moved])
+        return loss
+
+    def move(self, moved: list[tuple[Tensor, Array, dict[str, Any]]]) -> None:
+        """One step of parameters with their gradients and groups."""
+        for p, g, group in moved:
+            overwrite(p.array, self.update(p.array, g, self.state.setdefault(p, {}), group))
 
     def update(self, w: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> Array:
         """The new value of a weight w with gradient g. `state` is this weight's own, and shares memory with neither."""
@@ -104,23 +111,38 @@ class Optimizer:
             group.update(options)
 
 
+def checked_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """What of PyTorch's further options changes a step: `maximize`. See Optimizer."""
+    unknown = options.keys() - {"maximize", "foreach", "fused", "capturable", "differentiable"}
+    if unknown:
+        raise TypeError(f"{name} has no option {', '.join(sorted(unknown))}")
+    if options.get("differentiable"):
+        raise NotImplementedError(f"{name}: differentiable=True is not supported: no gradient flows through a step here")
+    return {"maximize": bool(options.get("maximize", False))}
+
+
 class SGD(Optimizer):
-    """w ← w - lr · v,  v ← μ v + g.  With nesterov, w ← w - lr · (g + μ v)."""
+    """w ← w - lr · v,  v ← μ v + (1 - dampening) g, at first v ← g.  With nesterov, w ← w - lr · (g + μ v)."""
 
     def __init__(
         self,
         params: Iterable[Any],
         lr: float = 1e-3,
         momentum: float = 0.0,
+        dampening: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
+        if nesterov and (momentum <= 0 or dampening):
+            raise ValueError("nesterov needs a momentum above 0 and no dampening")
+        numbers = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
+        super().__init__(params, options, **numbers, nesterov=nesterov)
 
     def update(self, w: Array, g: Array, state: dict[str, Any], group: dict[str, Any]) -> Array:
         g = g + group["weight_decay"] * w if group["weight_decay"] else g
         if group["momentum"]:
-            state["v"] = v = group["momentum"] * state["v"] + g if "v" in state else g.copy()
+            state["v"] = v = group["momentum"] * state["v"] + (1 - group["dampening"]) * g if "v" in state else g.copy()
             g = g + group["momentum"] * v if group["nesterov"] else v
         return w - group["lr"] * g
 
@@ -138,40 +160,42 @@ class Adam(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        if amsgrad:
+            raise NotImplementedError(f"{type(self).__name__}: amsgrad=True is not supported")
+        super().__init__(params, options, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
     decay_apart = False  # weight decay is added to the gradient
 
-    def step(self) -> None:
-        """Update every parameter that has a gradient, with one op per device."""
-        moved: dict[Any, list[tuple[Tensor, dict[str, Any]]]] = {}
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    moved.setdefault(array_module(p.array), []).append((p, group))
-        for xp, some in moved.items():
-            self._step_on(xp, some)
+    def move(self, moved: list[tuple[Tensor, Array, dict[str, Any]]]) -> None:
+        """One op per device."""
+        devices: dict[Any, list[tuple[Tensor, Array, dict[str, Any]]]] = {}
+        for p, g, group in moved:
+            devices.setdefault(array_module(p.array), []).append((p, g, group))
+        for xp, some in devices.items():
+            self._move_on(xp, some)
 
-    def _step_on(self, xp: Any, moved: list[tuple[Tensor, dict[str, Any]]]) -> None:
-        states = [self.state.setdefault(p, {}) for p, _ in moved]
-        for (p, _), state in zip(moved, states, strict=True):
+    def _move_on(self, xp: Any, moved: list[tuple[Tensor, Array, dict[str, Any]]]) -> None:
+        states = [self.state.setdefault(p, {}) for p, _, _ in moved]
+        for (p, _, _), state in zip(moved, states, strict=True):
             if not state:
                 state.update(step=0, m=xp.zeros_like(p.array), v=xp.zeros_like(p.array))
 
         def numbers() -> list[tuple[float, ...]]:
             """Count a step, and return its numbers."""
             found = []
-            for (_, group), state in zip(moved, states, strict=True):
+            for (_, _, group), state in zip(moved, states, strict=True):
                 state["step"] += 1
                 found.append((state["step"], group["lr"], *group["betas"], group["eps"], group["weight_decay"]))
             return found
 
-        weights, gradients = [p.array for p, _ in moved], [p.grad.array for p, _ in moved if p.grad is not None]
+        weights, gradients = [p.array for p, _, _ in moved], [g for _, g, _ in moved]
         ms, vs = ([state[name] for state in states] for name in ("m", "v"))
         new, _ = ops.adam(*weights, *gradients, *ms, *vs, numbers=numbers, apart=self.decay_apart)
         n = len(moved)
-        for (p, _), state, w, m, v in zip(moved, states, new[:n], new[n : 2 * n], new[2 * n :], strict=True):
+        for (p, _, _), state, w, m, v in zip(moved, states, new[:n], new[n : 2 * n], new[2 * n :], strict=True):
             state["m"], state["v"] = m, v
             if w is not p.array:
                 overwrite(p.array, w)
@@ -193,5 +217,7 @@ class AdamW(Adam):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
+        amsgrad: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay)
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, **options)
