@@ -13,7 +13,7 @@ import numpy as np
 
 import tinylora
 from tinylora import backend
-from tinylora.adapters import peft
+from tinylora.adapters.peft.config import WEIGHTS
 from tinylora.formats import LoadError
 from tinylora.kernels.cpu.threads import get_num_threads
 from tinylora.runs.recipe import Recipe
@@ -36,7 +36,7 @@ def files_of(recipe: Recipe) -> dict[str, dict[str, str]]:
 
 
 def _digest(path: Path) -> str:
-    path = next((path / name for name in (ADAPTER, peft.WEIGHTS) if (path / name).is_file()), path)
+    path = next((path / name for name in (ADAPTER, WEIGHTS) if (path / name).is_file()), path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
