@@ -8,7 +8,7 @@ import pytest
 
 import tinylora
 from tinylora import nn
-from tinylora.adapters import load_adapter, merge_and_unload, save_adapter
+from tinylora.adapters import inspect_adapter, load_adapter, merge_and_unload, save_adapter
 from tinylora.adapters.variants.dora import DropoutDoRA
 from tinylora.adapters.variants.tied import TiedHeadLoRA, TokenRows
 from tinylora.formats import LoadError
@@ -122,6 +122,7 @@ def test_an_adapter_of_peft_computes_the_same_merges_and_is_written_again(
     model, lora = ours(tmp_path / "theirs")
     close(scores(model))
     save_adapter(model, tmp_path / "again", lora, format="peft")
+    assert inspect_adapter(tmp_path / "theirs").changes
     close(scores(ours(tmp_path / "again")[0]))
     close(logits(peft.PeftModel.from_pretrained(base(), tmp_path / "again")))
     merge_and_unload(model)
@@ -217,3 +218,16 @@ def test_rows_of_tokens_and_a_head_that_follows():
     assert [name for name, _ in follower.named_parameters()] == ["linear.weight"]
     follower(x).sum().backward()
     assert np.allclose(rows.lora.B.grad.numpy(), np.tile(x.numpy().sum(0), (2, 1)), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tinyloras_own_format_refuses_what_it_cannot_hold(libraries, tmp_path_factory, tmp_path):
+    _, transformers, peft = libraries
+    folder, target, _ = bases(tmp_path_factory.getbasetemp())["llama"]
+    base = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=[target], trainable_token_indices=[3])
+    peft.get_peft_model(base, config).save_pretrained(tmp_path / "a")
+    model = load_model(folder)
+    lora = load_adapter(model, tmp_path / "a")
+    with pytest.raises(ValueError, match="which only the format 'peft' holds"):
+        save_adapter(model, tmp_path / "a.safetensors", lora)

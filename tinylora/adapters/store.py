@@ -20,6 +20,7 @@ from tinylora.adapters.apply import apply_lora, below, resolve, unwrap
 from tinylora.adapters.config import LoRAConfig, variant_of
 from tinylora.adapters.peft.load import is_peft, put_peft, read_peft
 from tinylora.adapters.peft.save import save_peft
+from tinylora.adapters.variants import TiedHeadLoRA, TokenRows
 from tinylora.backend import to_device
 from tinylora.formats import LoadError, safetensors
 from tinylora.lora import lora_modules
@@ -75,6 +76,8 @@ def save_adapter(model: nn.Module, path: str | Path, config: LoRAConfig, /, form
         noted = {"base": base, "train": list(config.train), **extra}
         save_peft(cast(Decoder, model), Path(path), config, noted)
         return
+    if model.__dict__.get("stored_whole") or any(isinstance(m, TiedHeadLoRA | TokenRows) for _, m in lora_modules(model)):
+        raise ValueError("this adapter changes the vocabulary or ties the head to it, which only the format 'peft' holds")
     for where, module in lora_modules(model):
         found = (variant_of(module), module.lora.A.shape[1], module.lora.alpha)
         if found != (expected := (config.variant, config.rank, config.scale)):

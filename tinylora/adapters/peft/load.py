@@ -79,7 +79,7 @@ def put_peft(model: Decoder, adapter: PeftAdapter, lora_only: bool = False) -> L
         kept = _check(folder / peft.WEIGHTS, vocabulary, arrays, found, chosen, whole)
         wrappers = {path: w for name in chosen for path, w in _wrapped(config, found[name], arrays).items()}
         wrappers |= vocabulary.trained_rows()
-        replaced = _replaced(arrays, found)
+        replaced = _replaced(arrays, found, whole)
     except BaseException:
         vocabulary.restore()
         raise
@@ -87,9 +87,8 @@ def put_peft(model: Decoder, adapter: PeftAdapter, lora_only: bool = False) -> L
     for path, wrapper in wrappers.items():
         parent, _, name = path.rpartition(".")
         setattr(model.get_submodule(parent), name, wrapper.train(model.training))
-    for owner, name, parameter, layer in replaced:
+    for owner, name, parameter in replaced:
         setattr(owner, name, parameter)
-        parameter.requires_grad = name == "bias" or layer in whole
     vocabulary.finish(arrays, whole)
     model.__dict__["stored_whole"] = kept
     scaling = "rslora" if config.use_rslora else "alpha/r"
@@ -179,9 +178,9 @@ def _wrapped(config: peft.PeftConfig, layer: Layer, arrays: Arrays) -> dict[str,
     return found
 
 
-def _replaced(arrays: Arrays, found: dict[str, Layer]) -> list[tuple[nn.Module, str, nn.Parameter, str]]:
-    """Owner, name, new value and layer of every parameter of the base that the adapter replaces: saved modules, biases, and
-    a frozen embedding that is not the base's."""
+def _replaced(arrays: Arrays, found: dict[str, Layer], whole: list[str]) -> list[tuple[nn.Module, str, nn.Parameter]]:
+    """Owner, name and new value of every parameter of the base that the adapter replaces: those of modules trained whole,
+    biases, and, frozen, an embedding that is not the base's."""
     replaced = []
     for key in arrays:
         name, _, leaf = key.replace(".base_layer.", ".").rpartition(".")
@@ -190,7 +189,8 @@ def _replaced(arrays: Arrays, found: dict[str, Layer]) -> list[tuple[nn.Module, 
             parts = found[name].split(arrays[key])
             for owner, old, part in zip(found[name].owners, parameters, parts, strict=True):
                 attribute = next(n for n, p in owner._parameters.items() if p is old)
-                replaced.append((owner, attribute, _parameter(part, owner), name))
+                replaced.append((owner, attribute, made := _parameter(part, owner)))
+                made.requires_grad = leaf == "bias" or name in whole
     return replaced
 
 
