@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 
 from tinylora.adapters.variants import DoRA, LoRAFA, PiSSA
 from tinylora.lora import LinearWithLoRA
@@ -33,7 +33,7 @@ class LoRAConfig:
     alpha: float = 16.0
     targets: tuple[str, ...] | str = ("all-linear",)
     train: tuple[str, ...] = ()
-    scaling: str = "alpha"
+    scaling: str = "alpha/r"
     init: str = "lecture"
     dropout: float = 0.0
     variant: str = "lora"

@@ -15,6 +15,7 @@ from typing import Any
 from tinylora import backend
 from tinylora.adapters import inspect_adapter
 from tinylora.app import conversation, demo, terminal
+from tinylora.formats import LoadError
 from tinylora.models.names import preset
 from tinylora.models.source import ModelSource
 from tinylora.runs import finetune as finetuning
@@ -58,13 +59,18 @@ def finetune(args: argparse.Namespace) -> None:
         raise FileNotFoundError(f"{args.data}: no such file; DATA is a file of examples")
     options = {f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe) if hasattr(args, f.name)}
     options["targets"] = tuple(args.targets)
+    reporter = terminal.Training()
     try:
-        with terminal.Training() as reporter:
+        with reporter:
             run = finetuning.finetune(out=out, reporter=reporter, resume=args.resume, **options)
     except ColumnError as error:
         names = {"text": "--text-column", "label": "--label-column"}
         given = [f"{names[role]} {shlex.quote(name)}" for role, name in error.suggested.items()]
-        raise ValueError(f"{error}: name it with {' '.join(given) or names[error.lacking] + ' NAME'}") from None
+        raise UsageError(f"{error}: name it with {' '.join(given) or names[error.lacking] + ' NAME'}") from None
+    except ValueError as error:
+        if reporter.seen or isinstance(error, LoadError):
+            raise
+        raise UsageError(str(error)) from None  # the data or the options
     terminal.say()
     _say_written(run.folder)
 
