@@ -54,7 +54,7 @@ def test_a_classifier_and_generation_beside_a_busy_neighbour_are_measured(peers,
     file, rows = tmp_path / "found.json", ("smollm2-classes-8x128", "busy-generate")
     run("--tiny", "--steps", 1, "--only", *rows, "--json", file)
     saved = json.loads(file.read_text())["rows"]
-    assert [list(saved[row]["contenders"])[0] for row in rows] == ["tinylora", "tinylora"]
+    assert [next(iter(saved[row]["contenders"])) for row in rows] == ["tinylora", "tinylora"]
     assert all(len(found["times"]) == 1 for row in rows for found in saved[row]["contenders"].values())
 
 
