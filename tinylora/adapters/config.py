@@ -37,8 +37,11 @@ class LoRAConfig:
     init: str = "lecture"
     dropout: float = 0.0
     variant: str = "lora"
+    r: InitVar[int | None] = None  # PEFT's name of the rank
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, r: int | None) -> None:
+        if r is not None:
+            object.__setattr__(self, "rank", r)
         if isinstance(self.train, str):
             raise ValueError("train is a tuple of names, not one string")
         if isinstance(self.targets, str):

@@ -166,7 +166,9 @@ def finetune_options(sub: argparse.ArgumentParser) -> None:
     group.add_argument("--bits", type=int, choices=(8, 4), help="quantise the base: less memory")
     group.add_argument("--adapter", metavar="RUN", help="go on from a finished run's adapter")
     group = sub.add_argument_group("training")
-    group.add_argument("--epochs", type=positive, default=Recipe.epochs, help="how often all examples are read")
+    group.add_argument(
+        "--epochs", type=positive, help="how often all examples are read; default: enough for small data, 2 for large"
+    )
     group.add_argument("--lr", type=above_zero, default=Recipe.lr, help="the highest learning rate")
     group.add_argument("--batch-size", type=positive, default=Recipe.batch_size, metavar="N", help="examples in a batch")
     group.add_argument("--accumulate", type=positive, default=Recipe.accumulate, metavar="N", help="batches in a step")

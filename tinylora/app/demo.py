@@ -70,7 +70,7 @@ def run(seed: int = 0, out: Path = OUT) -> None:
 
     terminal.heading("2. A foundation model in the box, and a file of messages: spam or ham?")
     with _Demo() as reporter:
-        trained = finetune("nano", MESSAGES, out=out, seed=seed, reporter=reporter, epochs=3, batch_size=16)
+        trained = finetune("nano", MESSAGES, out=out, seed=seed, reporter=reporter)
     count = trained.model.summary()
     terminal.say(f"{count.trainable:,} of {count.total:,} parameters moved ({count.trainable / count.total:.1%})")
 

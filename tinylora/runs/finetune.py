@@ -111,7 +111,7 @@ def _go_on(run: OpenRun, recipe: Recipe, reporter: Reporter, signals: Signals) -
         reporter.note(text)
     both = Reporters(run.begin(found), reporter)
     both.began(work, parts, net)
-    trainer = Trainer(net, work, parts.train, parts.valid, recipe.training, both)
+    trainer = Trainer(net, work, parts.train, parts.valid, recipe.training_on(len(parts.train)), both)
     if cut := sum(piece.cut for piece in trainer.encoded):
         long = f"{cut:,} of {len(trainer.encoded):,} examples are longer than {work.max_length:,} tokens"
         both.note(f"{long}: the {work.keeps} is kept")
@@ -200,6 +200,8 @@ def _finish(
         reporter.note(f"kept: the state after epoch {state.best.epoch}, step {state.best.step:,}, {which}")
     score = work.evaluate(net, parts.test)
     reporter.tested(score)
+    for sentence in work.compared(parts, score):
+        reporter.note(sentence)
     config = pissa_to_lora(net, lora) if lora.variant == "pissa" else lora
     save_result(run.folder, source, net, config, recipe.bits)
     best = {"epoch": state.best.epoch, "step": state.best.step}

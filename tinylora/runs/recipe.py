@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tinylora.runs.run_folder import BITS
 from tinylora.tasks import TASKS
 from tinylora.training.loop import TrainConfig
 
+ENOUGH = 120  # steps that an adapter needs to learn something
 TASK_OPTIONS = sorted({name for task in TASKS.values() for name in task.options})
 
 
@@ -20,7 +22,7 @@ class Recipe:
     """The model, the data, the task, and the options of LoRA and of training. The command line's options are these fields.
 
     Fields that LoRAConfig and TrainConfig have too mean the same there. valid, test: files of their own, else parts of
-    `data`. max_length: tokens of an example, by default the model's context. bits: quantise the base to 8 (int8) or 4 (NF4)
+    `data`. epochs: by default as many as small data needs, and 2 where there is enough. max_length: tokens of an example, by default the model's context. bits: quantise the base to 8 (int8) or 4 (NF4)
     first. adapter: a finished run to go on from; its rank, targets and scale hold. checkpoint: compute activations again in
     the backward pass, which takes less memory and more time. save_every: how often the run is saved so that it can go on,
     in steps (100) or seconds ("30s"), by default after each epoch; it changes no result.
@@ -44,14 +46,14 @@ class Recipe:
 
     rank: int = 16
     alpha: float = 16.0
-    scaling: str = "alpha/r"
+    scaling: str = LoRAConfig.scaling
     targets: tuple[str, ...] = ("all-linear",)
     dropout: float = 0.0
     variant: str = "lora"
     bits: int | None = None
     adapter: str | None = None
 
-    epochs: int = TrainConfig.epochs
+    epochs: int | None = None
     lr: float = TrainConfig.lr
     batch_size: int = TrainConfig.batch_size
     accumulate: int = TrainConfig.accumulate
@@ -91,7 +93,14 @@ class Recipe:
 
     @property
     def training(self) -> TrainConfig:
-        return TrainConfig(**self._shared_with(TrainConfig))
+        return TrainConfig(**{**self._shared_with(TrainConfig), "epochs": self.epochs or TrainConfig.epochs})
+
+    def training_on(self, examples: int) -> TrainConfig:
+        """`training`; without `epochs`, as many as `examples` need for ENOUGH steps: 2 at least, 30 at most."""
+        config = self.training
+        steps = math.ceil(examples / (config.batch_size * config.accumulate))
+        enough = min(30, max(TrainConfig.epochs, math.ceil(ENOUGH / max(1, steps))))
+        return config if self.epochs else dataclasses.replace(config, epochs=enough)
 
     @property
     def task_options(self) -> dict[str, Any]:

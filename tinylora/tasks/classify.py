@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinylora.models.decoder import Decoder
+from tinylora.tasks.baselines import majority, naive_bayes
 from tinylora.tasks.examples import IGNORE, Encoded, Examples, Rows, Splits
 from tinylora.tasks.messages import class_names, read_messages, split
 from tinylora.tasks.metrics import Metrics
@@ -118,6 +119,18 @@ class Classify(Task):
         true = np.array([self.labels.index(message.label) for message in examples])
         loss = -np.log(np.maximum(p[np.arange(len(true)), true], 1e-30)).mean()
         return Metrics.of(self.labels, true.tolist(), p.argmax(1).tolist(), float(loss))
+
+    def compared(self, parts: Splits, score: Score) -> list[str]:
+        """The most frequent class, and word counts; and what to try if the model is no better than chance."""
+        label, chance = majority(parts.train, parts.test)
+        said = [
+            f"for comparison: always {label!r} {chance:.2%}, word counts (naive Bayes) {naive_bayes(parts.train, parts.test):.2%}"
+        ]
+        if isinstance(score, Metrics) and score.accuracy <= chance + 1 / max(1, len(parts.test)):
+            said.append(
+                "this is no better than chance: try more epochs, a larger model, more examples, another learning rate"
+            )
+        return said
 
     def predict(self, model: Decoder, texts: Sequence[str]) -> list[str]:
         """The most probable label of each text."""

@@ -169,6 +169,10 @@ class Task(ABC):
             with no_grad():
                 yield batch, [tensor(array, device=where) for array in self.inputs(batch.rows)]
 
+    def compared(self, parts: Splits, score: Score) -> list[str]:
+        """Sentences that put the score on the test beside those of something simpler."""
+        return []
+
     def describe(self) -> dict[str, Any]:
         """What a run's config.json must hold to make this task again, as JSON values: the constructor's arguments."""
         return {"max_length": self.max_length}

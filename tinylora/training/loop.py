@@ -41,7 +41,7 @@ class TrainConfig:
 
     epochs: int = 2
     lr: float = 1e-3
-    batch_size: int = 32
+    batch_size: int = 16
     accumulate: int = 1
     pack: bool = False
     seed: int = 0

@@ -164,7 +164,9 @@ def _wrapped(config: peft.PeftConfig, layer: Layer, arrays: Arrays) -> dict[str,
     embedding = isinstance(layer.owners[0], nn.Embedding)
     a, b = (arrays[name] for name in _names(layer.name, embedding))
     variant = "dora" if config.use_dora else "lora"
-    made = LoRAConfig(config.rank(layer.name), config.scale(layer.name), dropout=config.lora_dropout, variant=variant)
+    made = LoRAConfig(
+        config.rank(layer.name), config.scale(layer.name), scaling="alpha", dropout=config.lora_dropout, variant=variant
+    )
     count, shared = len(layer.owners), _factor(a.T, layer.owners[0])
     magnitudes = np.split(arrays[f"{layer.name}.{MAGNITUDE}"], count) if config.use_dora else [None] * count
     found: dict[str, LinearWithLoRA] = {}
