@@ -34,7 +34,7 @@ MODULES = {
 # What is public here and no name of PyTorch's at that place.
 OURS = {
     "torch": "Run adapters as_torch checkpoint count_parameters finetune functional load_model lora models no_kernels ops "
-    "profile testing",
+    "profile resume testing",
     "torch.Tensor": "alias array attach node",
     "torch.nn": "fan_out activations containers count extras hooks layers losses module recurrent state transformer",
     "torch.nn.functional": "abs add amax amin clamp cos cumsum div einsum erf exp linear_cross_entropy log lora_linear "

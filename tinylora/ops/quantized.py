@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from statistics import NormalDist
+import functools
 
 import numpy as np
 
@@ -14,6 +14,7 @@ NF4_SCALES = 256  # scales per second-level scale
 OFFSET = 0.9677083  # the outermost quantile: that of the paper's levels
 
 
+@functools.cache
 def normal_float_levels() -> np.ndarray:
     """The 16 levels of NormalFloat, quantiles of N(0, 1) scaled to [-1, 1]: 7 below 0, 0 itself and 8 above it.
 
@@ -22,13 +23,18 @@ def normal_float_levels() -> np.ndarray:
     >>> normal_float_levels()[[0, 1, 7, 8, 15]].round(4).tolist()
     [-1.0, -0.6962, 0.0, 0.0796, 1.0]
     """
+    from statistics import NormalDist  # here, since it takes a tenth of what `import tinylora` does
+
     quantile = np.vectorize(NormalDist().inv_cdf)
     below, above = -quantile(np.linspace(OFFSET, 0.5, 8)[:-1]), quantile(np.linspace(0.5, OFFSET, 9)[1:])
     return np.concatenate([below, [0.0], above]) / above[-1]
 
 
-NF4_LEVELS = normal_float_levels()
-PAIRS = np.stack([np.repeat(NF4_LEVELS, 16), np.tile(NF4_LEVELS, 16)], 1)  # (256, 2): what a byte stands for
+@functools.cache
+def _pairs() -> np.ndarray:
+    """(256, 2): the two levels that a byte stands for."""
+    levels = normal_float_levels()
+    return np.stack([np.repeat(levels, 16), np.tile(levels, 16)], 1)
 
 
 @op
@@ -38,7 +44,7 @@ def nf4_weight(xp, codes, scales, steps, mean, shape):
     A scale, 8 bits, for each block of 64 weights, a step, (n, 1), for 256 scales, and one mean: Dettmers et al. 2023,
     "QLoRA", sections 2 and 3. Ŵ has the dtype of the steps. Constants: no vjps.
     """
-    W = xp.asarray(PAIRS, dtype=steps.dtype).take(codes, axis=0).reshape(-1, NF4_BLOCK)
+    W = xp.asarray(_pairs(), dtype=steps.dtype).take(codes, axis=0).reshape(-1, NF4_BLOCK)
     W *= nf4_scales(xp, scales, steps, mean)[:, None]
     return W.reshape(shape), (None,) * 5
 

@@ -8,9 +8,10 @@ from tinylora import ops
 from tinylora.adapters.variants.quantized import QuantizedLinear
 from tinylora.backend import Array, array_module
 from tinylora.ops.quantized import NF4_BLOCK as BLOCK
-from tinylora.ops.quantized import NF4_LEVELS as LEVELS
 from tinylora.ops.quantized import NF4_SCALES as SCALES
-from tinylora.ops.quantized import nf4_scales
+from tinylora.ops.quantized import nf4_scales, normal_float_levels
+
+LEVELS = normal_float_levels()
 
 
 class NF4Linear(QuantizedLinear):

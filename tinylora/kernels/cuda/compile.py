@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +11,6 @@ import numpy as np
 
 from tinylora.backend import bfloat16, float16, float32
 
-HERE = Path(__file__).parent
 NAMES = {float32: "float", bfloat16: "bf16", float16: "half"}  # C++ types of the supported dtypes, see common.cuh
 THREADS = 256  # threads in a block
 
@@ -25,9 +23,12 @@ def kernel(room: str, name: str, dtype: np.dtype = float32, **numbers: int) -> A
 
 @functools.cache
 def _module(room: str, dtype: np.dtype, numbers: tuple[tuple[str, int], ...]) -> Any:
+    from pathlib import Path
+
     import cupy
 
-    source = (HERE / "common.cuh").read_text(), (HERE / f"{room}.cu").read_text()
+    here = Path(__file__).parent
+    source = (here / "common.cuh").read_text(), (here / f"{room}.cu").read_text()
     constants = "".join(f"#define {k} {v}\n" for k, v in numbers)
     code = source[0].replace("const int PACK", f"typedef {NAMES[dtype]} T;\nconst int PACK", 1)
     return cupy.RawModule(code=f"{constants}{code}{source[1]}", options=("--std=c++17",))

@@ -10,7 +10,7 @@ import numpy as np
 from tinylora import ops
 from tinylora.kernels.cuda.again import cheap
 from tinylora.kernels.cuda.compile import NAMES, blocks, kernel, ready
-from tinylora.ops.quantized import NF4_BLOCK, NF4_LEVELS
+from tinylora.ops.quantized import NF4_BLOCK, normal_float_levels
 
 
 @ops.nf4_weight.tune("cupy")
@@ -33,4 +33,4 @@ def nf4_weight(xp, codes, scales, steps, mean, shape):
 
 @functools.cache
 def _levels(xp: Any, device: int) -> Any:
-    return xp.asarray(NF4_LEVELS, np.float32)
+    return xp.asarray(normal_float_levels(), np.float32)
