@@ -190,7 +190,8 @@ def test_meta_reductions_and_views_know_shapes(shape, data):
     dim = data.draw(st.integers(-len(shape), len(shape) - 1))
     x, y = tinylora.ones(shape), meta(shape)
     for f in (lambda t: t.sum(dim), lambda t: t.mean(dim, keepdim=True), lambda t: t.sum(), lambda t: t.amax(dim),
-              lambda t: t.softmax(dim), lambda t: t.var(dim, unbiased=False), lambda t: t.reshape(-1), lambda t: t.transpose(0, dim),
+              lambda t: t.softmax(dim), lambda t: t.var(dim, unbiased=False), lambda t: t.reshape(-1),
+              lambda t: t.transpose(0, dim),
               lambda t: t.unsqueeze(0), lambda t: t.expand(2, *shape), lambda t: t[0]):  # fmt: skip
         assert f(y).shape == f(x).shape and f(y).dtype == f(x).dtype and f(y).device == "meta"
 

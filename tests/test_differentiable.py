@@ -11,14 +11,17 @@ import tinylora
 from tinylora import Tensor, nn
 from tinylora.torch_api.operators import Operators
 
+SETTINGS = ("set_", "manual_seed", "seed", "save", "load", "new", "Generator")  # change a state, or take no input
+PUBLIC = {
+    *(f"torch.{name}" for name in tinylora.__all__ if callable(getattr(tinylora, name, None))),
+    *(f"F.{name}" for name in vars(nn.functional) if name[0] != "_"),
+    *(f"Tensor.{name}" for name in [*(name for name in dir(Tensor) if name[0] != "_"), *vars(Operators)]),
+}
 NAMES = sorted(
-    {f"torch.{name}" for name in tinylora.__all__ if callable(getattr(tinylora, name, None))}
-    | {f"F.{name}" for name in vars(nn.functional) if name[0] != "_"}
-    | {
-        f"Tensor.{name}"
-        for name in [name for name in dir(Tensor) if name[0] != "_"] + list(vars(Operators))
-        if getattr(Tensor, name) is not getattr(tinylora, name, None)  # then it is tried by that name
-    }
+    name
+    for name in PUBLIC
+    if not name.partition(".")[2].startswith(SETTINGS)
+    and not (name.startswith("Tensor.") and getattr(Tensor, name[7:]) is getattr(tinylora, name[7:], None))  # tried once
 )
 
 

@@ -1,8 +1,8 @@
 """The one place that adds up: float16 and bfloat16 in float32, and long axes in blocks, so that few digits are lost.
 
 NumPy adds pairwise along the axis whose elements lie next to each other, and one by one along the others: the mean of a
-million rows of 0.1 would be 0.101. A thread of CuPy's adds every 512th row, which loses two digits of seven. Higham 1993, "The
-accuracy of floating point summation", section 3.
+million rows of 0.1 would be 0.101. A thread of CuPy's adds every 512th row, which loses two digits of seven. Higham 1993,
+"The accuracy of floating point summation", section 3.
 """
 
 from __future__ import annotations

@@ -84,6 +84,12 @@ def set_default_dtype(d: Any) -> None:
         raise NotImplementedError(f"the default dtype is always float32, not {np.dtype(d)}: pass dtype=, or use .to(dtype)")
 
 
+def _ml_dtypes_finfo(type: Any) -> Any:
+    import ml_dtypes
+
+    return ml_dtypes.finfo(type)
+
+
 class finfo:
     """Limits of a floating-point dtype: min, max, eps, tiny (also smallest_normal), bits.
 
@@ -94,11 +100,7 @@ class finfo:
 
     def __init__(self, type: Any = float32) -> None:
         self.type = known(type)
-        if self.type == bfloat16:
-            from ml_dtypes import finfo as limits_of
-        else:
-            limits_of = np.finfo
-        limits = limits_of(self.type)
+        limits: Any = _ml_dtypes_finfo(self.type) if self.type == bfloat16 else np.finfo(self.type)
         self.min, self.max, self.eps = float(limits.min), float(limits.max), float(limits.eps)
         self.tiny = self.smallest_normal = float(limits.smallest_normal)
         self.bits, self.resolution = int(limits.bits), 10.0**-limits.precision

@@ -183,7 +183,7 @@ def matrix_power(input: Tensor, n: int) -> Tensor:
     if result is not None:
         return result.clone() if result is input else result
     one = Tensor(array_module(input.array).eye(input.shape[-1], dtype=input.dtype))
-    return one.expand(input.shape).clone()
+    return input.clone().copy_(one)  # a constant, whose gradient is 0
 
 
 ger, vdot = outer, dot  # PyTorch's other names

@@ -13,7 +13,7 @@ import numpy as np
 from tinylora import ops
 from tinylora.backend import array_module, bfloat16, float64, int64
 from tinylora.tensor import Tensor, record
-from tinylora.torch_api.elementwise import _apply, add, clamp, div, log, mul, pow, sub, where
+from tinylora.torch_api.elementwise import _apply, add, clamp, div, log, mul, pow, sub, where, without_derivative
 from tinylora.torch_api.promote import need_float, promote, tensor
 
 
@@ -217,11 +217,12 @@ def fmin(input: Tensor, other: Tensor) -> Tensor:
 
 
 def heaviside(input: Tensor, values: Tensor) -> Tensor:
-    """0 below 0, 1 above, and `values` at 0. No gradient."""
+    """0 below 0, 1 above, and `values` at 0. It has no derivative, as in PyTorch: backward raises."""
     if input.dtype != values.dtype:
         raise RuntimeError(f"heaviside: expected one dtype, got {input.dtype} and {values.dtype}")
     x = input.detach()
-    return where(x == 0, values.detach(), (x > 0).to(input.dtype))
+    y = where(x == 0, values.detach(), (x > 0).to(input.dtype))
+    return without_derivative("heaviside", y.array, input, values)
 
 
 # -------------------------------------------------------------------------------------- combinations

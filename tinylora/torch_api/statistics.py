@@ -366,5 +366,9 @@ def unique_consecutive(
     starts = first.nonzero()[0]
     inverse = (xp.cumsum(first) - 1).reshape(input.shape)
     counts = xp.diff(xp.concatenate([starts, xp.asarray([x.size])]))
-    parts = [Tensor(x[first])] + [Tensor(inverse)] * return_inverse + [Tensor(counts)] * return_counts
+    parts = (
+        [without_derivative("unique_consecutive", x[first], input)]
+        + [Tensor(inverse)] * return_inverse
+        + [Tensor(counts)] * return_counts
+    )
     return parts[0] if len(parts) == 1 else tuple(parts)

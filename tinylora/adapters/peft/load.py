@@ -200,7 +200,7 @@ def _factor(array: np.ndarray, beside: nn.Module) -> nn.Parameter:
     """A, B or a magnitude: as `_parameter`, but at least in float32."""
     found = _parameter(array, beside)
     if found.dtype.itemsize < 4:
-        found.array = to_device(np.ascontiguousarray(array), found.device)
+        found.array = to_device(np.array(array), found.device)
     return found
 
 
@@ -208,4 +208,4 @@ def _parameter(array: np.ndarray, beside: nn.Module) -> nn.Parameter:
     """A trainable parameter with the device and dtype of those of `beside`."""
     like = next((p for p in beside._parameters.values() if p is not None), None)
     like = beside.weight if like is None else like  # a quantised layer may have no parameter
-    return nn.Parameter(Tensor(to_device(np.ascontiguousarray(array).astype(like.dtype, copy=False), like.device)))
+    return nn.Parameter(Tensor(to_device(np.array(array, like.dtype), like.device)))

@@ -35,8 +35,8 @@ class PiSSA(LinearWithLoRA):
         root = alpha**-0.5
         A, B = best.A * root, best.B * root
         self.lora.A, self.lora.B = nn.Parameter(A), nn.Parameter(B)
-        self.lora.register_buffer("A0", A)
-        self.lora.register_buffer("B0", B)
+        self.lora.register_buffer("A0", A.clone())  # training writes into A and B
+        self.lora.register_buffer("B0", B.clone())
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """[A A₀] (in, 2 r) and [B; -B₀] (2 r, out)."""

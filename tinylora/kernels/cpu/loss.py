@@ -67,7 +67,7 @@ def to_gradient(z, target, N, losses):
         some -= some.max(axis=-1, keepdims=True)
         losses[b] = -some[place]
         np.exp(some, out=some)
-        total = some @ np.ones((some.shape[1], 1), some.dtype)
+        total = some.sum(axis=1, keepdims=True)
         losses[b] += np.log(total[:, 0])
         some *= 1 / (N * total)
         some[place] -= 1 / N
