@@ -27,22 +27,22 @@ OPERATORS = """
     addcdiv addcmul addmm addmm.decomposed addmv addr all allclose amax amin aminmax any arange argmax argmin argsort
     argwhere asin asinh atan atan2 atanh atleast_1d atleast_2d atleast_3d baddbmm bernoulli bincount bitwise_and
     bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor block_diag bmm bool broadcast_shapes
-    broadcast_tensors broadcast_to bucketize cartesian_prod cat cdist ceil chunk clamp clamp_max clamp_min clone
-    column_stack contiguous copysign corrcoef cos cosh count_nonzero cross cummax cummin cumprod cumsum deg2rad diag
-    diag_embed diagflat diagonal diagonal_scatter diff dist div.floor_rounding div.no_rounding_mode div.trunc_rounding
-    dot double dsplit dstack einsum empty empty_like eq equal erf erfc erfinv exp exp2 expand expand_as expm1 eye
-    flatten flip fliplr flipud float float_power floor floor_divide fmax fmin fmod frac full full_like gather ge gt half
-    heaviside histc hsplit hstack hypot index_add index_copy index_fill index_put index_select inner int isclose
-    isfinite isin isinf isnan isneginf isposinf item kron kthvalue ldexp le lerp linalg.cross linalg.diagonal
-    linalg.matrix_norm linalg.matrix_power linalg.multi_dot linalg.norm linalg.norm.subgradients_at_zero linalg.vecdot
-    linalg.vector_norm linspace linspace.tensor_overload log log10 log1p log2 log_softmax log_softmax.with_dtype
-    logaddexp logaddexp2 logcumsumexp logical_and logical_not logical_or logical_xor logit logspace
-    logspace.tensor_overload logsumexp long lt masked_fill masked_scatter masked_select matmul max.binary
-    max.reduction_no_dim max.reduction_with_dim maximum mean median meshgrid.list_of_tensors meshgrid.variadic_tensors
-    min.binary min.reduction_no_dim min.reduction_with_dim minimum mm movedim msort mul multinomial mv nan_to_num
-    nanmean nansum narrow ne neg new_empty new_full new_ones new_zeros nn.functional.batch_norm
-    nn.functional.binary_cross_entropy nn.functional.binary_cross_entropy_with_logits nn.functional.celu
-    nn.functional.cosine_embedding_loss nn.functional.cosine_similarity nn.functional.cross_entropy
+    broadcast_tensors broadcast_to bucketize byte cartesian_prod cat cdist ceil char chunk clamp clamp_max clamp_min
+    clone column_stack contiguous copysign corrcoef cos cosh count_nonzero cross cummax cummin cumprod cumsum deg2rad
+    diag diag_embed diagflat diagonal diagonal_scatter diff dist div.floor_rounding div.no_rounding_mode
+    div.trunc_rounding dot double dsplit dstack einsum empty empty_like eq equal erf erfc erfinv exp exp2 expand
+    expand_as expm1 eye flatten flip fliplr flipud float float_power floor floor_divide fmax fmin fmod frac full
+    full_like gather ge gt half heaviside histc hsplit hstack hypot index_add index_copy index_fill index_put
+    index_select inner int isclose isfinite isin isinf isnan isneginf isposinf item kron kthvalue ldexp le lerp
+    linalg.cross linalg.diagonal linalg.matrix_norm linalg.matrix_power linalg.multi_dot linalg.norm
+    linalg.norm.subgradients_at_zero linalg.vecdot linalg.vector_norm linspace linspace.tensor_overload log log10 log1p
+    log2 log_softmax log_softmax.with_dtype logaddexp logaddexp2 logcumsumexp logical_and logical_not logical_or
+    logical_xor logit logspace logspace.tensor_overload logsumexp long lt masked_fill masked_scatter masked_select
+    matmul max.binary max.reduction_no_dim max.reduction_with_dim maximum mean median meshgrid.list_of_tensors
+    meshgrid.variadic_tensors min.binary min.reduction_no_dim min.reduction_with_dim minimum mm movedim msort mul
+    multinomial mv nan_to_num nanmean nansum narrow ne neg new_empty new_full new_ones new_zeros
+    nn.functional.batch_norm nn.functional.binary_cross_entropy nn.functional.binary_cross_entropy_with_logits
+    nn.functional.celu nn.functional.cosine_embedding_loss nn.functional.cosine_similarity nn.functional.cross_entropy
     nn.functional.dropout nn.functional.elu nn.functional.embedding nn.functional.gaussian_nll_loss nn.functional.gelu
     nn.functional.glu nn.functional.group_norm nn.functional.hardshrink nn.functional.hardsigmoid
     nn.functional.hardswish nn.functional.hardtanh nn.functional.hinge_embedding_loss nn.functional.huber_loss
@@ -59,9 +59,9 @@ OPERATORS = """
     permute positive pow prod quantile rad2deg rand_like randint randint_like randn randn_like ravel reciprocal
     remainder repeat repeat_interleave reshape reshape_as roll rot90 round round.decimals_0 round.decimals_3
     round.decimals_neg_3 rsqrt rsub scalar_tensor scatter scatter_add scatter_reduce.amax scatter_reduce.amin
-    scatter_reduce.mean scatter_reduce.prod scatter_reduce.sum searchsorted select select_scatter sigmoid sign signbit
-    sin sinh slice_scatter softmax softmax.with_dtype sort split split.list_args split_with_sizes sqrt square squeeze
-    squeeze.multiple stack std std.unbiased std_mean std_mean.unbiased sub sum t take take_along_dim tan tanh
+    scatter_reduce.mean scatter_reduce.prod scatter_reduce.sum searchsorted select select_scatter short sigmoid sign
+    signbit sin sinh slice_scatter softmax softmax.with_dtype sort split split.list_args split_with_sizes sqrt square
+    squeeze squeeze.multiple stack std std.unbiased std_mean std_mean.unbiased sub sum t take take_along_dim tan tanh
     tensor_split tensordot tile topk trace transpose tril tril_indices triu triu_indices true_divide trunc unbind
     unflatten unfold unique unique_consecutive unsqueeze var var.unbiased var_mean var_mean.unbiased vdot view view_as
     vsplit vstack where xlogy zeros zeros_like
@@ -83,6 +83,7 @@ LEFT_OUT = {  # PyTorch's name: why it is not run here, although we have a funct
     "norm.nuc": "singular values are left out",
     "bmm.triton_optimized": "is for GPUs",
     "cov": "weights of observations are left out",
+    "bfloat16": "needs ml_dtypes",
     "to": "has no samples that can be converted",
     "nn.functional.batch_norm.without_cudnn": "is for GPUs",
     "__rpow__": "PyTorch takes integers to negative integer powers for tensors, not for numbers; here they are refused",
@@ -194,6 +195,10 @@ def check(name, op, sample, grad):
         assert_same(found, torch.zeros_like(x) if d is None else d, rough)
 
 
+def is_complex(x):
+    return isinstance(x, complex) or (isinstance(x, torch.Tensor) and x.is_complex())
+
+
 def samples_of(name, op, dtype, grad):
     left_out = SAMPLES_LEFT_OUT.get(name, (lambda s: False, ""))[0]
     samples = itertools.islice(op.sample_inputs("cpu", dtype, requires_grad=grad), 30)
@@ -226,7 +231,7 @@ def test_a_wrong_input_raises_an_error_of_pytorch_s_kind(name):
     op = infos()[name]
     for wrong in op.error_inputs("cpu") if op.error_inputs_func is not None else ():
         sample = wrong.sample_input
-        if "out" in sample.kwargs or wrong.error_type is Exception or any(isinstance(x, complex) for x in sample.args):
+        if "out" in sample.kwargs or wrong.error_type is Exception or any(map(is_complex, sample.args)):
             continue  # out= and complex numbers do not exist here; and numbers are taken for tensors in more places
         try:
             args, kwargs = converted((sample.input, *sample.args), []), converted(sample.kwargs, [])
