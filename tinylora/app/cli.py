@@ -185,7 +185,9 @@ def finetune_options(sub: argparse.ArgumentParser) -> None:
     group.add_argument("--no-graph", dest="graph", action="store_false", help="on a GPU, no CUDA graphs")
     group = sub.add_argument_group("the run")
     group.add_argument("--out", type=Path, help="a new folder; default: runs/NAME-OF-DATA")
-    group.add_argument("--save-every", metavar="N|Ns", help="save in this many steps or seconds; default: after each epoch")
+    group.add_argument(
+        "--save-every", type=every, metavar="N|Ns", help="save in this many steps or seconds; default: after each epoch"
+    )
     group.add_argument("--resume", action="store_true", help="go on with the run in --out, if there is one")
 
 
