@@ -22,10 +22,11 @@ class Recipe:
     """The model, the data, the task, and the options of LoRA and of training. The command line's options are these fields.
 
     Fields that LoRAConfig and TrainConfig have too mean the same there. valid, test: files of their own, else parts of
-    `data`. epochs: by default as many as small data needs, and 2 where there is enough. max_length: tokens of an example, by default the model's context. bits: quantise the base to 8 (int8) or 4 (NF4)
-    first. adapter: a finished run to go on from; its rank, targets and scale hold. checkpoint: compute activations again in
-    the backward pass, which takes less memory and more time. save_every: how often the run is saved so that it can go on,
-    in steps (100) or seconds ("30s"), by default after each epoch; it changes no result.
+    `data`. epochs: by default 2, or as many more as little data needs. max_length: tokens of an example, by default the
+    model's context. bits: quantise the base to 8 (int8) or 4 (NF4) first. adapter: a finished run to go on from; its rank,
+    targets and scale hold. checkpoint: compute activations again in the backward pass, which takes less memory and more
+    time. save_every: how often the run is saved so that it can go on, in steps (100) or seconds ("30s"), by default after
+    each epoch; it changes no result.
 
     Options of a task, None for its own default: truncate, class_weights, label_smoothing (classify: see `Classify`), twice
     (tag: see `Tag`).

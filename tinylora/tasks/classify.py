@@ -15,7 +15,7 @@ from tinylora.tasks.baselines import majority, naive_bayes
 from tinylora.tasks.examples import IGNORE, Encoded, Examples, Rows, Splits
 from tinylora.tasks.messages import class_names, read_messages, split
 from tinylora.tasks.metrics import Metrics
-from tinylora.tasks.task import Task, features_at
+from tinylora.tasks.task import Score, Task, features_at
 from tinylora.tensor import Tensor
 from tinylora.text.tokenizer import Tokenizer
 from tinylora.torch_api.functional import softmax
@@ -123,9 +123,8 @@ class Classify(Task):
     def compared(self, parts: Splits, score: Score) -> list[str]:
         """The most frequent class, and word counts; and what to try if the model is no better than chance."""
         label, chance = majority(parts.train, parts.test)
-        said = [
-            f"for comparison: always {label!r} {chance:.2%}, word counts (naive Bayes) {naive_bayes(parts.train, parts.test):.2%}"
-        ]
+        counts = naive_bayes(parts.train, parts.test)
+        said = [f"for comparison: always {label!r} {chance:.2%}, word counts (naive Bayes) {counts:.2%}"]
         if isinstance(score, Metrics) and score.accuracy <= chance + 1 / max(1, len(parts.test)):
             said.append(
                 "this is no better than chance: try more epochs, a larger model, more examples, another learning rate"
