@@ -79,7 +79,7 @@ def pytest_runtest_makereport(item):
 
 
 def pytest_runtest_logreport(report):
-    passed[report.nodeid] = report.lookups
+    passed[report.nodeid] = getattr(report, "lookups", [])  # of a process that died there are none, and the test failed
     if report.outcome != "passed":
         broken.add(report.nodeid)
 
