@@ -19,5 +19,5 @@ from tinylora.backend.random import (
     random_state,
     set_random_state,
 )
-from tinylora.backend.sums import is_half, running, scatter_sum, total, wide
+from tinylora.backend.sums import is_half, largest, running, scatter_sum, total, wide
 from tinylora.backend.switch import Switch

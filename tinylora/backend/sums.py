@@ -86,6 +86,14 @@ def _in_blocks(xp: Any, x: Array, axis: int, block: int, few: int) -> Array:
     return x.sum(axis=axis, keepdims=True)
 
 
+def largest(x: Array, axis: Any, keepdims: bool, initial: float) -> Array:
+    """The largest element along axis; `initial` where there are none. (CuPy's max does not take `initial`.)"""
+    if x.size or isinstance(x, MetaArray):
+        return x.max(axis=axis, keepdims=keepdims)
+    shape = np.empty(x.shape, bool).max(axis=axis, keepdims=keepdims, initial=False).shape
+    return array_module(x).full(shape, initial, x.dtype)
+
+
 def running(x: Array, axis: int) -> Array:
     """Σ of the elements up to each one along an axis, accumulated in float64."""
     return x.cumsum(axis=axis, dtype=np.float64).astype(x.dtype) if is_floating(x.dtype) else x.cumsum(axis=axis)

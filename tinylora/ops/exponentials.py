@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tinylora.backend import largest
 from tinylora.op import op
 from tinylora.ops.elementwise import TWO_OVER_SQRT_PI, _clenshaw, erf
 
@@ -56,8 +57,8 @@ def logaddexp(xp, a, b):
 @op
 def logsumexp(xp, x, axis, keepdims=False):
     """y = ln Σ eˣ along axis, which is an int or a tuple;  dy/dx = eˣ⁻ʸ. No elements: -inf."""
-    largest = x.max(axis=axis, keepdims=True, initial=-math.inf)
-    shift = xp.where(xp.isfinite(largest), largest, xp.zeros_like(largest))
+    top = largest(x, axis, True, -math.inf)
+    shift = xp.where(xp.isfinite(top), top, xp.zeros_like(top))
     y = xp.log(xp.exp(x - shift).sum(axis=axis, keepdims=True)) + shift
     kept = y.shape
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from tinylora.backend import largest
 from tinylora.op import op
 from tinylora.ops.reduce import _keep
 
@@ -20,17 +21,17 @@ def norm(xp, x, p=2.0, axis=None, keepdims=False):
         y = (x != 0).sum(axis=axis, keepdims=keepdims).astype(x.dtype)
         return y, (lambda g: xp.zeros(x.shape, g.dtype),)
     if math.isinf(p):
-        y = a.max(axis=axis, keepdims=keepdims, initial=0) if p > 0 else a.min(axis=axis, keepdims=keepdims)
+        y = largest(a, axis, keepdims, 0.0) if p > 0 else a.min(axis=axis, keepdims=keepdims)
         return y, (lambda g: _share_of_ties(xp, x, a, _keep(y, axis, keepdims, x.shape), g, axis, keepdims),)
-    largest = a.max(axis=axis, keepdims=True, initial=0)
-    scale = xp.where((largest > 0) & (largest < math.inf), largest, xp.ones_like(largest))
+    top = largest(a, axis, True, 0.0)
+    scale = xp.where((top > 0) & (top < math.inf), top, xp.ones_like(top))
     y = scale * ((a / scale) ** p).sum(axis=axis, keepdims=True) ** (1 / p)  # reduced axes are kept, with size 1
 
     def d_x(g):
         share = xp.where(y == 0, 0.0, a / xp.where(y == 0, 1.0, y)) ** (p - 1)
         return (_keep(g, axis, keepdims, x.shape) * xp.sign(x) * xp.where((x == 0) | (y == 0), 0.0, share)).astype(g.dtype)
 
-    return y if keepdims else y.reshape(a.max(axis=axis, initial=0).shape), (d_x,)
+    return y if keepdims else y.reshape(largest(a, axis, False, 0.0).shape), (d_x,)
 
 
 def _share_of_ties(xp, x, a, y, g, axis, keepdims):

@@ -18,5 +18,6 @@ from tinylora.kernels.cuda import many as many
 from tinylora.kernels.cuda import norm as norm
 from tinylora.kernels.cuda import quantized as quantized
 from tinylora.kernels.cuda import rms as rms
+from tinylora.kernels.cuda import scatter as scatter
 from tinylora.kernels.cuda import rotary as rotary
 from tinylora.kernels.cuda import sums as sums
