@@ -3,13 +3,16 @@
 python examples/picture.py docs/demo.svg
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 from rich.console import Console
 
 from tinylora.app import demo, terminal
 
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("svg", type=Path)
+args = parser.parse_args()
 terminal.console = Console(record=True, width=108, highlight=False, soft_wrap=True)
 demo.run()
-Path(sys.argv[1]).write_text(terminal.console.export_svg(title="tinylora"), encoding="utf-8")
+args.svg.write_text(terminal.console.export_svg(title="tinylora"), encoding="utf-8")

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import tinylora
 from tinylora import backend
 from tinylora.adapters.config import VARIANTS
 from tinylora.app import commands, demo, terminal
@@ -78,6 +79,7 @@ def every(text: str) -> str:
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     top = Parser(prog="tinylora", description="LoRA fine-tuning from the inside. Alone: the main job.")
+    top.add_argument("--version", action="version", version=f"tinylora {tinylora.__version__}")
     top.set_defaults(run=lambda args: demo.run())
     subparsers = top.add_subparsers(title="commands")
 
@@ -121,7 +123,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--label-column", metavar="NAME")
 
     sub = command("generate", commands.generate_text, default=None, help="default: the adapter's base, else nano")
-    sub.add_argument("--prompt", default="The ")
+    sub.add_argument("given", metavar="PROMPT", nargs="?", help='default: "The "')
+    sub.add_argument("--prompt", default="The ", help=argparse.SUPPRESS)
     sampling(sub, temperature=0.7, top_p=None, tokens=200)
 
     sub = command("chat", commands.chat, default=None, help="default: the adapter's base, else smollm2")

@@ -15,8 +15,10 @@ from typing import Any
 from tinylora import backend
 from tinylora.adapters import inspect_adapter
 from tinylora.app import conversation, demo, terminal
-from tinylora.formats import LoadError
+from tinylora.formats import LoadError, MissingFileError
+from tinylora.models.decoder import Decoder
 from tinylora.models.names import preset
+from tinylora.models.presets import PRESETS
 from tinylora.models.source import ModelSource
 from tinylora.runs import finetune as finetuning
 from tinylora.runs.recipe import Recipe
@@ -45,11 +47,18 @@ def usage(check: Callable[..., Any], *args: Any) -> None:
 def count(args: argparse.Namespace) -> None:
     """Print the lecture's three numbers for a model, on the meta device."""
     with backend.device("meta"):
-        model = preset(args.model) or ModelSource.open(Path(args.model)).model()
+        model = preset(args.model) or _opened(args.model)
         demo.say_counts(demo.lecture_count(model, args.classes, args.rank, args.alpha), args.rank, args.alpha)
     terminal.counts(model)
     if args.tree:
         terminal.tree(model, args.model)
+
+
+def _opened(name: str) -> Decoder:
+    try:
+        return ModelSource.open(Path(name)).model()
+    except MissingFileError as error:
+        raise LoadError(f"{error}; the presets are {', '.join(PRESETS)}") from None
 
 
 def finetune(args: argparse.Namespace) -> None:
@@ -121,9 +130,10 @@ def generate_text(args: argparse.Namespace) -> None:
     """Continue a prompt."""
     model, source, _ = load_language_model(args.model, args.adapter)
     tokenizer = source.tokenizer
-    prompt = tokenizer.prompt(args.prompt)
+    text = args.prompt if args.given is None else args.given
+    prompt = tokenizer.prompt(text)
     tokens = generate(model, prompt, args.tokens, _sampling(args), tokenizer.stop, args.seed)
-    terminal.stream(itertools.chain([args.prompt], pieces(tokens, tokenizer.decode, prompt)))
+    terminal.stream(itertools.chain([text], pieces(tokens, tokenizer.decode, prompt)))
 
 
 def chat(args: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -80,7 +81,8 @@ def run(seed: int = 0, out: Path = OUT) -> None:
     texts = [message.text for message in reporter.parts.test]
     _check_adapter(out, texts, _probabilities(trained, texts))
     seconds = time.perf_counter() - begin
-    terminal.say(f'\n{seconds:.0f} s.  Try: tinylora predict {out} "Your parcel is held, pay the fee at post.example"')
+    program = sys.argv[0] if sys.argv[0].endswith("tinylora") else "python -m tinylora"
+    terminal.say(f'\n{seconds:.0f} s.  Try: {program} predict {out} "Your parcel is held, pay the fee at post.example"')
 
 
 def _probabilities(run: Run, texts: list[str]) -> np.ndarray:

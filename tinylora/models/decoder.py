@@ -55,6 +55,12 @@ class Decoder(nn.Module):
 
     def positions(self, in_idx: Tensor, cache: Cache | None = None) -> Tensor:
         """Positions of the tokens (B, T) in their texts: (T,), or (B, T) if the cache has padding."""
+        if not isinstance(in_idx, Tensor):
+            raise TypeError(
+                f"token ids are a Tensor of integers (B, T), not {type(in_idx).__name__}: tinylora.tensor([[..]])"
+            )
+        if in_idx.dim() != 2:
+            raise ValueError(f"token ids have the shape (B, T), not {in_idx.shape}: one text is ids[None]")
         T = in_idx.shape[-1]
         if self.cfg.context_length < T:
             raise ValueError(f"{T} tokens do not fit the context of {self.cfg.context_length}")

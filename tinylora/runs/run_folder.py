@@ -84,7 +84,14 @@ def adapter_file(path: str | Path) -> Path:
             raise LoadError(f"{path}: this run is still going on")
         how = "interrupted" if status == "interrupted" else "not finished"
         raise LoadError(f"{path}: this run is {how}: {to_resume(path)} goes on with it")
-    return Path(path) / ADAPTER if Path(path).is_dir() and not is_peft(path) else Path(path)
+    path = Path(path)
+    if path.is_file() and path.suffix != ".safetensors":
+        raise LoadError(f"{path}: not an adapter: give a run's folder, or a .safetensors file")
+    if path.is_dir() and not is_peft(path):
+        if whole := next((name for name in (shards.SINGLE, shards.INDEX) if (path / name).is_file()), None):
+            raise LoadError(f"{path}: a whole model, in {whole}, and no adapter")
+        return path / ADAPTER
+    return path
 
 
 def read_about(adapter: Path) -> dict[str, Any]:

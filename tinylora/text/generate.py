@@ -51,6 +51,8 @@ def generate_batch(
     Prompts of different lengths are padded on the left, and the padding is masked out. The tokens drawn for a prompt depend
     on the seed and its index, and not on the other prompts.
     """
+    if not hasattr(model, "new_cache"):
+        raise TypeError(f"generate needs a Decoder, such as GPTModel or LlamaModel, not {type(model).__name__}")
     if not all(prompts):
         raise ValueError("generate needs a prompt of at least one token")
     model.eval()

@@ -32,6 +32,8 @@ def lora_linear(input: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B
 
 def _check_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
     """Input and bias, in the dtype of the weight where `follow` allows it."""
+    if not isinstance(input, Tensor):
+        raise TypeError(f"linear: input is a Tensor, not {type(input).__name__}: tinylora.tensor(..) makes one")
     if input.array.ndim == 0 or input.shape[-1] != weight.shape[-1]:
         raise RuntimeError(f"linear: input of shape {input.shape} does not fit a weight of shape {weight.shape}")
     if bias is not None and bias.shape != weight.shape[:1]:

@@ -179,7 +179,8 @@ def one_dtype(name: str, *tensors: Tensor | None) -> None:
     need_float(name, given[0])
     for x in given[1:]:
         if x.dtype != given[0].dtype:
-            raise RuntimeError(f"{name}: expected one dtype, got {given[0].dtype} and {x.dtype}")
+            kinds = f"{given[0].dtype} and {x.dtype}"
+            raise RuntimeError(f"{name}: expected one dtype, got {kinds}: convert one, as by .float()")
 
 
 def wide(input: Tensor) -> Tensor:
