@@ -117,8 +117,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("text", metavar="TEXT", nargs="*", help="default: lines of standard input")
 
     sub = command("evaluate", commands.evaluate, help="where the base model is now, if it moved")
-    sub.add_argument("adapter", metavar="RUN", help="a run's folder, an adapter file, or a merged model")
+    sub.add_argument(
+        "adapter", metavar="RUN", help="a run's folder, an adapter file, or a merged model; with --task a model"
+    )
     sub.add_argument("data", metavar="DATA", help="a file of examples for the run's task")
+    sub.add_argument("--task", choices=("chat", "text"), help="of a model that was not fine-tuned")
     sub.add_argument("--text-column", metavar="NAME")
     sub.add_argument("--label-column", metavar="NAME")
 

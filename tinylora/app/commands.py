@@ -114,8 +114,8 @@ def predict(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Print how well a run does on the examples in a file."""
-    run = Run.load(args.adapter, args.model)
+    """Print how well a run, or a language model as it is, does on the examples in a file."""
+    run = Run.untrained(args.adapter, args.task) if args.task else Run.load(args.adapter, args.model)
     examples = run.task.read(args.data, **_columns(args))
     terminal.say(f"{len(examples):,} examples")
     terminal.show_score(run.task.evaluate(run.model, examples))

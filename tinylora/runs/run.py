@@ -36,6 +36,14 @@ class Run:
         model, source, _ = load_finetuned(folder, base)
         return cls(Path(folder), model, source, _task(Path(folder), model, source))
 
+    @classmethod
+    def untrained(cls, name: str | Path, task: str) -> Run:
+        """A language model as it is, to compare a run with: for a task that keeps the model's head, "chat" or "text"."""
+        if task not in TASKS or TASKS[task].whole:
+            raise ValueError(f"{task!r} has a head of its own, and the model has none for it")
+        source = ModelSource.open(name)
+        return cls(Path(name), source.model(), source, TASKS[task].of(source, source.config.context_length))
+
     def predict(self, texts: Sequence[str]) -> list[Any]:
         """The model's answer to each text: for a classifier, its label."""
         return self.task.predict(self.model, [text.strip() for text in texts])
