@@ -16,7 +16,7 @@ from tinylora.backend import int8, int16, int32, int64, manual_seed, set_default
 from tinylora.kernels import get_num_threads, no_kernels, set_num_threads
 from tinylora.kernels.cuda.gemm import get_float32_matmul_precision, set_float32_matmul_precision
 from tinylora.nn.count import count_parameters
-from tinylora.tensor import Tensor, enable_grad, no_grad
+from tinylora.tensor import Tensor, no_grad
 from tinylora.torch_api.comparison import all, allclose, any, ceil, eq, equal, floor, ge, gt, isfinite, isinf, isnan, le
 from tinylora.torch_api.comparison import logical_and, logical_not, logical_or, lt, ne, round, sign
 from tinylora.torch_api.conversion import clone, is_floating_point, numel, set_printoptions
@@ -25,7 +25,7 @@ from tinylora.torch_api.creation import rand_like, randint, randn, randn_like, t
 from tinylora.torch_api.functional import abs, add, amax, amin, clamp, cos, cumsum, div, einsum, erf, exp, log, log_softmax
 from tinylora.torch_api.functional import masked_fill, matmul, maximum, mean, minimum, mul, neg, pow, prod, relu, rsqrt
 from tinylora.torch_api.functional import sigmoid, sin, softmax, sqrt, std, sub, sum, tanh, var, where
-from tinylora.torch_api.modes import Size, are_deterministic_algorithms_enabled, compile, dtype, finfo
+from tinylora.torch_api.modes import Size, are_deterministic_algorithms_enabled, compile, dtype, enable_grad, finfo
 from tinylora.torch_api.modes import get_default_device, get_default_dtype, iinfo, inference_mode, is_grad_enabled, is_tensor
 from tinylora.torch_api.modes import set_default_dtype, set_grad_enabled, use_deterministic_algorithms
 from tinylora.torch_api.promote import result_type

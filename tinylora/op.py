@@ -18,7 +18,7 @@ versions are in `kernels/`, take and return the same, and are registered on the 
 A tuned version that does not support its inputs returns NotImplemented; then the next is tried, finally the definition. Ops
 know nothing of Tensors; `tensor.py` records them. An op may assume that a vjp is called at most once per walk, may return a
 gradient of the broadcast shape (the engine sums it down), and must never write into `g` or an input. A definition never
-sees float16 or bfloat16: it computes in float32, and what it returns is rounded (`in_float32` below).
+sees float16 or bfloat16: it computes in float32, and what it returns is rounded (backend/half.py).
 
 An op may have several outputs: then it returns a tuple of arrays, and `g` is a dictionary from the number of an output to
 its gradient, without outputs that were not used.
@@ -26,12 +26,12 @@ its gradient, without outputs that were not used.
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from tinylora.backend import array_module, float32, is_floating, is_half
+from tinylora.backend import array_module
+from tinylora.backend.half import in_float32
 
 Definition = Callable[..., tuple[Any, tuple[Any, ...]]]  # (output, a vjp or None per input)
 
@@ -94,43 +94,6 @@ def every_dtype(definition: Definition) -> Op:
     """`op`, for definitions that take float16 and bfloat16 as they are: those that move numbers, or mind their dtypes."""
     OPS[definition.__name__] = Op(definition)
     return OPS[definition.__name__]
-
-
-def in_float32(definition: Definition) -> Definition:
-    """The definition in float32 for inputs in float16 or bfloat16, its results rounded to the dtype of the first.
-
-    Sums in these dtypes lose most of their digits, and squares soon overflow.
-    """
-
-    @functools.wraps(definition)
-    def exact(xp: Any, *inputs: Any, **options: Any) -> tuple[Any, tuple[Any, ...]]:
-        for x in inputs:
-            if is_half(x):
-                break
-        else:
-            return definition(xp, *inputs, **options)
-        dtypes = [x.dtype if hasattr(x, "dtype") and is_floating(x.dtype) else None for x in inputs]
-        first = next(d for d in dtypes if d is not None)
-        out, vjps = definition(xp, *map(_widened, inputs), **options)
-        return _rounded(out, first), tuple(vjp and _rounding(vjp, d) for vjp, d in zip(vjps, dtypes, strict=False))
-
-    return exact
-
-
-def _widened(x: Any) -> Any:
-    if isinstance(x, dict):
-        return {i: _widened(part) for i, part in x.items()}
-    return x.astype(float32) if is_half(x) else x
-
-
-def _rounded(x: Any, dtype: Any) -> Any:
-    if isinstance(x, tuple):
-        return tuple(_rounded(part, dtype) for part in x)
-    return x.astype(dtype) if x.dtype == float32 else x
-
-
-def _rounding(vjp: Callable[[Any], Any], dtype: Any) -> Callable[[Any], Any]:
-    return lambda g: _rounded(vjp(_widened(g)), dtype)
 
 
 def once(function: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -113,23 +113,6 @@ class Tensor(TensorMethods):
         """The same values without a graph, in the same memory."""
         return Tensor(self.array)
 
-    @property
-    def data(self) -> Tensor:
-        """`detach()`; assigning to it replaces the values and leaves the graph as it is, as in PyTorch."""
-        return self.detach()
-
-    @data.setter
-    def data(self, new: Tensor) -> None:
-        if not isinstance(new, Tensor):
-            raise TypeError(f".data takes a Tensor, not {type(new).__name__}")
-        if self.node is not None and not is_floating(new.dtype):
-            raise RuntimeError(f".data of a tensor that requires grad has to be floating-point, not {new.dtype}")
-        if not self.is_leaf and new.shape != self.shape:
-            raise RuntimeError(f".data of a computed tensor keeps its shape: expected {self.shape}, got {new.shape}")
-        self.array = new.array
-        if self.node is not None and self.node.shape != new.shape:
-            self.node = Node(new.shape, (), leaf=self)
-
     def backward(self, gradient: Tensor | None = None, retain_graph: bool = False) -> None:
         """Add dL/dx to `x.grad` for every leaf x below this tensor L, which is a scalar unless `gradient` is given.
 
@@ -297,9 +280,3 @@ class no_grad(Switch):
 
     def restore(self, before: bool) -> None:
         _mode.grad = before
-
-
-class enable_grad(no_grad):
-    """The opposite of `no_grad`, inside one."""
-
-    recorded = True

@@ -12,7 +12,7 @@ import numpy as np
 
 from tinylora import backend
 from tinylora.backend import is_floating
-from tinylora.tensor import Tensor
+from tinylora.tensor import Node, Tensor
 from tinylora.torch_api import elementwise
 from tinylora.torch_api.conversion import to
 from tinylora.torch_api.functional import matmul
@@ -112,6 +112,19 @@ def uniform_(input: Tensor, low: float = 0.0, high: float = 1.0, *, generator: A
 
 def _drawn_in(input: Tensor) -> np.dtype:
     return input.dtype if input.dtype == np.float64 else np.dtype("float32")
+
+
+def set_data(input: Tensor, new: Tensor) -> None:
+    """Replace the values and leave the graph as it is. A leaf may take another shape."""
+    if not isinstance(new, Tensor):
+        raise TypeError(f".data takes a Tensor, not {type(new).__name__}")
+    if input.node is not None and not is_floating(new.dtype):
+        raise RuntimeError(f".data of a tensor that requires grad has to be floating-point, not {new.dtype}")
+    if not input.is_leaf and new.shape != input.shape:
+        raise RuntimeError(f".data of a computed tensor keeps its shape: expected {input.shape}, got {new.shape}")
+    input.array = new.array
+    if input.node is not None and input.node.shape != new.shape:
+        input.node = Node(new.shape, (), leaf=input)
 
 
 def requires_grad_(input: Tensor, requires_grad: bool = True) -> Tensor:

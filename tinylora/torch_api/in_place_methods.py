@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from tinylora.tensor import Tensor
 from tinylora.torch_api import in_place, overwriting
 
 
@@ -9,6 +12,15 @@ class InPlaceMethods:
     """`x.add_(y)` calls `add_(x, y)`. Part of `TensorMethods`."""
 
     __slots__ = ()
+
+    @property
+    def data(self: Any) -> Tensor:
+        """`detach()`; assigning to it replaces the values and leaves the graph as it is."""
+        return self.detach()
+
+    @data.setter
+    def data(self: Any, new: Tensor) -> None:
+        in_place.set_data(self, new)
 
     add_ = in_place.add_
     clamp_ = in_place.clamp_

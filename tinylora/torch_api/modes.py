@@ -58,6 +58,12 @@ class set_grad_enabled:
         return switched
 
 
+class enable_grad(no_grad):
+    """The opposite of `no_grad`, inside one."""
+
+    recorded = True
+
+
 class inference_mode(no_grad):
     """`no_grad()`; with mode=False nothing is changed."""
 

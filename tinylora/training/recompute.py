@@ -14,7 +14,8 @@ from typing import Any
 from tinylora.backend import Array, array_module, keys_from, next_key
 from tinylora.nn import Module
 from tinylora.op import Op, once, this_thread
-from tinylora.tensor import Node, Tensor, enable_grad
+from tinylora.tensor import Node, Tensor
+from tinylora.torch_api.modes import enable_grad
 
 
 def checkpoint(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
