@@ -156,7 +156,7 @@ def test_embeddings_and_head_alone_keep_next_to_nothing():
     with profile() as p:
         loss_of(model).backward()
     assert {op for op, count in p.ops.items() if any(c.calls for c in count.vjps.values())} == {
-        "linear", "reshape", "getitem", "cross_entropy", "permute"
+        "linear", "getitem", "cross_entropy"
     }  # fmt: skip
     assert p.ops["lora_linear"].kept == p.ops["lora_linears"].kept == p.ops["attention"].kept == p.ops["gelu"].kept == 0
     assert p.ops["linear"].kept == 4 * 4 * 32 * 32  # final_norm's output: the head's input

@@ -14,7 +14,6 @@ from tinylora.backend import bool_ as bool
 from tinylora.backend import Generator, bfloat16, default_generator, device, float16, float32, float64, initial_seed
 from tinylora.backend import int8, int16, int32, int64, manual_seed, set_default_device, uint8
 from tinylora.kernels import get_num_threads, no_kernels, set_num_threads
-from tinylora.kernels.cuda.gemm import get_float32_matmul_precision, set_float32_matmul_precision
 from tinylora.nn.count import count_parameters
 from tinylora.tensor import Tensor, no_grad
 from tinylora.torch_api.comparison import all, allclose, any, ceil, eq, equal, floor, ge, gt, isfinite, isinf, isnan, le
@@ -71,6 +70,7 @@ __version__ = "0.1.0"
 
 if typing.TYPE_CHECKING:
     from tinylora import adapters, as_torch, models, testing, utils
+    from tinylora.kernels.cuda.gemm import get_float32_matmul_precision, set_float32_matmul_precision
     from tinylora.models import load_model
     from tinylora.runs.finetune import finetune, resume
     from tinylora.runs.run import Run
@@ -94,6 +94,7 @@ else:
     _NAMES |= dict.fromkeys(("load", "save"), "tinylora.formats.tensors") | dict.fromkeys(
         ("autocast", "is_autocast_enabled"), "tinylora.torch_api.amp"
     )
+    _NAMES |= dict.fromkeys(("get_float32_matmul_precision", "set_float32_matmul_precision"), "tinylora.kernels.cuda.gemm")
     _NAMES |= dict.fromkeys(("get_rng_state", "seed", "set_rng_state"), "tinylora.torch_api.random")
     _NAMES |= {f"{kind}Tensor": "tinylora.torch_api.legacy" for kind in (
         "BFloat16", "Bool", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short"

@@ -187,6 +187,9 @@ def is_cupy(x: Any) -> bool:
     return (module := sys.modules.get("cupy")) is not None and isinstance(x, module.ndarray)
 
 
+at_first_cupy: list[Callable[[], object]] = []  # called before the first array of CuPy is computed with
+
+
 def array_module(*arrays: Array) -> ModuleType:
     """The module, NumPy or CuPy, that computes on `arrays`; Python numbers and None are ignored.
 
@@ -200,6 +203,8 @@ def array_module(*arrays: Array) -> ModuleType:
             module: ModuleType = np
         elif is_cupy(array):
             module = sys.modules["cupy"]
+            while at_first_cupy:
+                at_first_cupy.pop()()
         else:
             continue
         if found is not None and module is not found:
