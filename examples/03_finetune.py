@@ -14,9 +14,10 @@ import tinylora
 from tinylora.adapters import LoRAConfig, apply_lora
 from tinylora.app.demo import MESSAGES
 from tinylora.models import load_model
+from tinylora.runs.recipe import Recipe
 from tinylora.tasks import Classify
 from tinylora.text.tokenizer import BYTES
-from tinylora.training.loop import TrainConfig, Trainer
+from tinylora.training.loop import Trainer
 from tinylora.training.report import Reporter
 
 
@@ -41,9 +42,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", choices=("lora", "head", "full", "random"), default="lora")
     parser.add_argument("--data", default=MESSAGES)
-    parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, help="default: as `tinylora finetune` chooses")
+    parser.add_argument("--lr", type=float, default=Recipe.lr)
+    parser.add_argument("--batch-size", type=int, default=Recipe.batch_size)
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
     args = parser.parse_args()
 
     parts = Classify.split(Classify.read(args.data), args.seed)
@@ -62,7 +64,10 @@ def main() -> None:
     print(model.summary())
 
     started = time.perf_counter()
-    config = TrainConfig(args.epochs, args.lr, seed=args.seed)
+    recipe = Recipe(
+        "nano", str(args.data), "classify", epochs=args.epochs, lr=args.lr, batch_size=args.batch_size, seed=args.seed
+    )
+    config = recipe.training_on(len(parts.train))
     Trainer(model, task, parts.train, parts.valid, config, Lines()).run()
     found = task.evaluate(model, parts.test)
     f1 = ", ".join(f"{label} F1 {found.f1(label):.4f}" for label in task.labels)

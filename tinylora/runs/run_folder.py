@@ -85,7 +85,7 @@ def adapter_file(path: str | Path) -> Path:
         how = "interrupted" if status == "interrupted" else "not finished"
         raise LoadError(f"{path}: this run is {how}: {to_resume(path)} goes on with it")
     path = Path(path)
-    if path.is_file() and path.suffix != ".safetensors":
+    if path.is_file() and path.suffix.lower() in (".csv", ".tsv", ".json", ".jsonl", ".txt", ".conll"):
         raise LoadError(f"{path}: not an adapter: give a run's folder, or a .safetensors file")
     if path.is_dir() and not is_peft(path):
         if whole := next((name for name in (shards.SINGLE, shards.INDEX) if (path / name).is_file()), None):
