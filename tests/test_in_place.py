@@ -339,3 +339,12 @@ def test_a_leaf_that_was_frozen_in_between_gets_no_gradient():
     w.requires_grad_(False)
     y.backward()
     assert w.grad is None and x.grad.tolist() == [1.0, 2.0]
+
+
+def test_a_second_walk_may_find_gradients_of_the_first_overwritten():
+    """What an op's gradients share is remembered, and may be a leaf's gradient, to which the next walk adds in place."""
+    from tinylora.op import OPS
+    from tinylora.testing import gradcheck
+
+    W, b, A, B = np.array([[0.5], [-0.9]]), np.array([0.5, -0.9]), np.array([[0.5]]), np.array([[0.5, -0.9]])
+    assert gradcheck(OPS["lora_linears"], (np.array([0.5]), (0.5, 0.5, 0.5), *(W, b, A, B) * 3))

@@ -26,6 +26,7 @@ its gradient, without outputs that were not used.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -100,6 +101,7 @@ def once(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Cache the last call of `function`: for vjps of one op that share work on the same `g`."""
     last: list[Any] = [None, None]
 
+    @functools.wraps(function)
     def remembered(g: Any) -> Any:
         if last[0] is not g:
             last[:] = g, function(g)

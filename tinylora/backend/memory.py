@@ -95,6 +95,8 @@ def _held(thing: Any, seen: set[int]) -> Iterator[Array]:
     seen.add(id(thing))
     if isinstance(thing, np.ndarray) or is_cupy(thing):
         yield thing
+    elif hasattr(thing, "__wrapped__"):  # made by `once`: what it remembers are results, and nothing is computed from them
+        yield from _held(thing.__wrapped__, seen)
     elif isinstance(thing, FunctionType):
         for cell in thing.__closure__ or ():
             yield from _held(cell.cell_contents, seen)
