@@ -8,8 +8,8 @@ from pathlib import Path
 import kills
 import pytest
 from kills import OPTIONS
+from life import At, files, interrupted_at, same, send, start, status
 
-from runs import At, files, interrupted_at, same, send, start, status
 from tinylora.runs.finetune import finetune, resume
 from tinylora.runs.signals import InterruptedRunError
 from tinylora.tasks import Classify

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from commands import failing, run
 from kills import OPTIONS
+from life import RUN, At, files, interrupted_at, same, send, start, status
 
-from runs import RUN, At, files, interrupted_at, same, send, start, status
 from tinylora.app import terminal
 from tinylora.formats import LoadError, safetensors
 from tinylora.runs import finetune as finetuning
